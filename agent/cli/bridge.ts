@@ -1,0 +1,84 @@
+/**
+ * `bridge`: stdin and stdout become a connection to the agent, for hosts whose sshd forwards no sockets.
+ *
+ * @module
+ */
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import process from "node:process";
+import { type AgentClient, connectToAgent } from "../client.ts";
+import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
+import { CommandError, EXIT } from "./exit_codes.ts";
+
+/** How long an agent that was just started may take until it listens, in milliseconds. */
+const START_LIMIT_MS = 5_000;
+
+/** Pause between two looks whether it listens, in milliseconds. */
+const LOOK_AGAIN_MS = 10;
+
+/** An agent that was started for a bridge ends when nobody has been connected for so long. */
+const IDLE_EXIT = "60s";
+
+/**
+ * Passes bytes between stdin, the agent, and stdout until one side ends.
+ *
+ * @param options Where the agent is.
+ * @returns The exit code.
+ * @throws {CommandError} No agent runs and none could be started.
+ */
+export async function runBridge(options: PathOptions): Promise<number> {
+  const sockets = clientSockets(options);
+  const connection = await connectToAgent(sockets);
+  const { socket } = connection.kind === "connected"
+    ? connection.client
+    : await startAgentFor(options, connection.reason);
+  process.stdin.pipe(socket);
+  socket.pipe(process.stdout);
+  // Its reader is gone, and so is the session: nothing to tell anyone.
+  process.stdout.on("error", () => socket.destroy());
+  socket.on("error", () => {/* followed by close */});
+  if (!socket.closed) await once(socket, "close");
+  return EXIT.ok;
+}
+
+/** Two bridges may do this at once: one of the two agents finds the run file locked and ends. */
+async function startAgentFor(options: PathOptions, reason: string): Promise<AgentClient> {
+  const { socket } = resolvePaths(options);
+  const [program, ...args] = ownCommand();
+  const agent = spawn(
+    program!,
+    [...args, "serve", "--idle-exit", IDLE_EXIT, ...placeArgs(options)],
+    {
+      stdio: "ignore",
+      detached: true,
+      cwd: "/",
+    },
+  );
+  agent.on("error", () => {/* seen below as an agent that does not listen */});
+  agent.unref();
+  const deadline = performance.now() + START_LIMIT_MS;
+  while (performance.now() < deadline) {
+    const connection = await connectToAgent([socket]);
+    if (connection.kind === "connected") return connection.client;
+    await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
+  }
+  throw new CommandError(`Cannot reach an agent: ${reason}; none could be started on ${socket}`, {
+    hint: "sshlock-agent serve shows why",
+  });
+}
+
+/** The command that this process was started with: the binary, or a runtime with the bundle. */
+function ownCommand(): string[] {
+  const { execPath, argv } = process;
+  const name = execPath.split("/").at(-1)!;
+  if (name.startsWith("deno")) return [execPath, "run", "-A", argv[1]!];
+  if (name.startsWith("bun")) return [execPath, argv[1]!];
+  return [execPath];
+}
+
+function placeArgs({ socket, lockDir, runtimeDir, stateDir, holder }: PathOptions): string[] {
+  const places = { socket, "lock-dir": lockDir, "runtime-dir": runtimeDir };
+  return Object.entries({ ...places, "state-dir": stateDir, holder })
+    .flatMap(([option, value]) => value === undefined ? [] : [`--${option}`, value]);
+}

@@ -1,0 +1,66 @@
+/**
+ * Reads the command line and runs the subcommand it names.
+ *
+ * `run` and `bridge` start as often as flock(1) does, so they and `version` are read here, without
+ * yargs, whose import alone takes longer than all the rest. Everything else, and all help, is left to
+ * `commands.ts`. Each subcommand is loaded only when it is called.
+ *
+ * @module
+ */
+
+import { WireError } from "../../protocol/wire_error.ts";
+import { printError } from "../output.ts";
+import { CommandError, EXIT } from "./exit_codes.ts";
+import { parseRun, PATH_ARGS, takeOptions } from "./run_args.ts";
+
+/**
+ * Runs a command line to its end.
+ *
+ * @param args The arguments after the program's name.
+ * @returns The exit code.
+ */
+export async function runCommandLine(args: string[]): Promise<number> {
+  try {
+    return await dispatch(args);
+  } catch (error) {
+    return report(error as Error);
+  }
+}
+
+async function dispatch(args: string[]): Promise<number> {
+  const { options, operands } = takeOptions(args, PATH_ARGS, "leave");
+  const [command, ...rest] = operands;
+  if (command === "run") return await dispatchRun([...args.slice(0, -operands.length), ...rest]);
+  if (command === "bridge" && rest.length === 0) {
+    const { runBridge } = await import("./bridge.ts");
+    return await runBridge(options);
+  }
+  if (command === "version" && rest.length === 0) {
+    const { printVersion } = await import("./version.ts");
+    return await printVersion(false);
+  }
+  const { runCommand } = await import("./commands.ts");
+  return await runCommand(args);
+}
+
+async function dispatchRun(args: string[]): Promise<number> {
+  const parsed = parseRun(args);
+  if (parsed.kind === "help") {
+    const { printRunHelp } = await import("./commands.ts");
+    await printRunHelp();
+    return EXIT.ok;
+  }
+  const { runUnderLock } = await import("./run.ts");
+  return await runUnderLock(parsed.paths, parsed.run);
+}
+
+function report(error: Error): number {
+  if (error instanceof CommandError) {
+    printError(error.message, error.hint);
+    return error.exitCode;
+  }
+  printError(error.message);
+  if (error instanceof WireError && error.code === "lock-file") return EXIT.lockFile;
+  if (error instanceof WireError && error.code === "contended") return EXIT.contended;
+  return EXIT.failure;
+}

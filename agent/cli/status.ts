@@ -1,0 +1,127 @@
+/**
+ * `list` and `status`: who has which lock, from the agent or, where none runs, from the kernel.
+ *
+ * @module
+ */
+
+import {
+  describeMs,
+  type HolderFacts,
+  type LockFacts,
+  type StatusResult,
+} from "../../protocol/messages.ts";
+import { isLockName, LOCK_NAME_RULE } from "../../protocol/lock_name.ts";
+import { connectToAgent } from "../client.ts";
+import { readHostStatus } from "../host_status.ts";
+import { printJson, printLine } from "../output.ts";
+import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
+import { Records } from "../records.ts";
+import { CommandError, EXIT } from "./exit_codes.ts";
+import { formatTable } from "./table.ts";
+
+/** Options of `list` and `status`. */
+export interface StatusOptions {
+  /** Only this lock. */
+  name: string | undefined;
+  /** Whether to print JSON. */
+  json?: boolean;
+  /** Whether to print headings and totals. */
+  legend: boolean;
+}
+
+/** A status, and where it comes from. */
+export interface Status extends StatusResult {
+  /** `agent` where one answered, else `kernel`. */
+  source: "agent" | "kernel";
+}
+
+/**
+ * Prints the locks.
+ *
+ * @param options Where agent and locks are.
+ * @param show What to show and how.
+ * @returns The exit code.
+ */
+export async function runStatus(options: PathOptions, show: StatusOptions): Promise<number> {
+  checkName(show.name);
+  const status = await readStatus(options, show.name);
+  if (show.json === true) printJson(status);
+  else printStatus(status, show);
+  return EXIT.ok;
+}
+
+/**
+ * Refuses what is no lock name.
+ *
+ * @param name What was written, if anything.
+ * @throws {CommandError} It is no lock name.
+ */
+export function checkName(name: string | undefined): void {
+  if (name === undefined || isLockName(name)) return;
+  throw new CommandError(`Cannot use ${JSON.stringify(name)}: it is no lock name`, {
+    hint: `a lock name is ${LOCK_NAME_RULE}`,
+  });
+}
+
+async function readStatus(options: PathOptions, name: string | undefined): Promise<Status> {
+  const { lockDir, runtimeDir } = resolvePaths(options);
+  const connection = await connectToAgent(clientSockets(options));
+  if (connection.kind === "connected") {
+    const { client } = connection;
+    const result = await client.request<StatusResult>("status", name === undefined ? {} : { name });
+    client.close();
+    return { source: "agent", ...result };
+  }
+  const records = new Records(runtimeDir);
+  return { source: "kernel", ...await readHostStatus({ lockDir, records }, name) };
+}
+
+function printStatus({ locks, notes, source }: Status, { legend, name }: StatusOptions): void {
+  const rows = locks.flatMap(rowsOf);
+  if (rows.length > 0) {
+    const table = formatTable(HEADINGS, rows, { legend });
+    for (const line of table) printLine(line);
+  }
+  for (const note of notes ?? []) printLine(note);
+  if (!legend) return;
+  const total = rows.length === 0
+    ? name === undefined ? "No locks are held." : `${name} is free.`
+    : `\n${locks.length} lock${locks.length === 1 ? "" : "s"} listed.`;
+  printLine(source === "agent" ? total : `${total} No agent runs: this is what the kernel says.`);
+}
+
+const HEADINGS = ["NAME", "OWNER", "USER", "PID", "FOR", "TOKEN", "MODE", "WHY"];
+
+function rowsOf({ name, holders, waiters }: LockFacts): string[][] {
+  const waiting = waiters.map((waiter) => [
+    name,
+    waiter.owner,
+    String(waiter.uid),
+    "-",
+    describeMs(waiter.waitedMs),
+    "-",
+    "waits",
+    waiter.purpose ?? "",
+  ]);
+  return [...holders.map((holder) => rowOf(name, holder)), ...waiting];
+}
+
+function rowOf(name: string, holder: HolderFacts): string[] {
+  const mode = holder.shared === true ? "shared" : "exclusive";
+  if (holder.kind === "own") {
+    const { owner, user, uid, holderPid, heldMs, token, purpose } = holder;
+    const forMs = describeMs(heldMs);
+    return [name, owner, user ?? `${uid}`, `${holderPid}`, forMs, `${token}`, mode, purpose ?? ""];
+  }
+  const { record, pid, uid, user, command, hiddenBecause } = holder;
+  return [
+    name,
+    record?.owner ?? "(foreign)",
+    user ?? String(uid ?? "-"),
+    String(pid ?? "-"),
+    record === undefined ? "-" : describeMs(Math.max(0, Date.now() - record.since)),
+    String(record?.token ?? "-"),
+    mode,
+    record?.purpose ?? command ?? hiddenBecause ?? "",
+  ];
+}

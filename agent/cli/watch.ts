@@ -1,0 +1,72 @@
+/**
+ * `watch`: prints each change of the locks as it happens.
+ *
+ * @module
+ */
+
+import {
+  type ChangeParams,
+  describeHolder,
+  type LockFacts,
+  type StatusResult,
+} from "../../protocol/messages.ts";
+import { connectToAgent } from "../client.ts";
+import { printJson, printLine } from "../output.ts";
+import { clientSockets, type PathOptions } from "../paths.ts";
+import { CommandError, EXIT } from "./exit_codes.ts";
+import { checkName } from "./status.ts";
+
+/** Options of `watch`. */
+export interface WatchOptions {
+  /** Only this lock. */
+  name: string | undefined;
+  /** Whether to print JSON. */
+  json: boolean;
+}
+
+/**
+ * Prints the locks as they are, then each change, until the agent ends or the reader goes.
+ *
+ * @param options Where the agent is.
+ * @param watch What to watch and how to print it.
+ * @returns The exit code: failure when the agent has ended.
+ * @throws {CommandError} No agent runs: the kernel alone tells of no changes.
+ */
+export async function runWatch(options: PathOptions, watch: WatchOptions): Promise<number> {
+  checkName(watch.name);
+  const connection = await connectToAgent(clientSockets(options));
+  if (connection.kind === "absent") {
+    throw new CommandError(`Cannot watch locks: no agent runs (${connection.reason})`, {
+      hint: "sshlock-agent list asks the kernel instead",
+    });
+  }
+  const { client } = connection;
+  const closed = new Promise<void>((resolve) => client.onClose = () => resolve());
+  client.onNotification = (method, params) => {
+    if (method === "change") printChange(params as ChangeParams, watch);
+  };
+  const params = watch.name === undefined ? {} : { name: watch.name };
+  const { locks } = await client.request<StatusResult>("watch", params);
+  for (const lock of locks) printState(lock, watch);
+  await closed;
+  throw new CommandError("Cannot watch any longer: the agent has ended", {
+    exitCode: EXIT.failure,
+  });
+}
+
+function printState(lock: LockFacts, { json }: WatchOptions): void {
+  if (json) printJson({ event: "state", lock });
+  else printLine(describeLock(lock));
+}
+
+function printChange(change: ChangeParams, { json }: WatchOptions): void {
+  if (json) return printJson(change);
+  const time = new Date().toISOString().slice(11, 23);
+  printLine(`${time}  ${change.event.padEnd(8)}  ${change.owner}  ${describeLock(change.lock)}`);
+}
+
+function describeLock({ name, holders, waiters }: LockFacts): string {
+  const state = holders.length === 0 ? "free" : holders.map(describeHolder).join(", ");
+  const queue = waiters.length === 0 ? "" : `; ${waiters.length} waiting`;
+  return `${name}: ${state}${queue}`;
+}

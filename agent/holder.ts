@@ -1,0 +1,231 @@
+/**
+ * Holder processes: started ahead of use, told by one message which lock to take.
+ *
+ * The lock belongs to the open file description whose descriptor is sent along. The agent keeps its
+ * own descriptor of it, so either of the two may die and the lock is still not free.
+ *
+ * Starting a process is the slow part of a claim; a spare that waits for its order takes it out.
+ *
+ * @module
+ */
+
+import { Buffer } from "node:buffer";
+import { type ChildProcess, spawn } from "node:child_process";
+import type { Duplex } from "node:stream";
+import {
+  AGENT_FD,
+  encodeOrder,
+  HOLDER_EXIT,
+  type Order,
+  REPLY,
+  SPARE_ARGV0,
+} from "./holder/order.ts";
+import { sendDescriptor } from "./libc.ts";
+
+/** Starts that may fail before a claim is refused: a spare can be killed just before its order. */
+const MAX_STARTS = 3;
+
+/** How an order ended. */
+export type OrderOutcome =
+  | { kind: "locked" }
+  | { kind: "busy" }
+  | { kind: "failed"; reason: string };
+
+/** One holder process. */
+export class HolderProcess {
+  /** Resolved when the process is gone, and every lock of its own with it. */
+  readonly ended: Promise<void>;
+  /** Called once when the lock is another's and the holder waits in the kernel's queue. */
+  onWaiting: (() => void) | undefined;
+  /** Called when the process ends without having been told to. */
+  onDeath: (() => void) | undefined;
+
+  readonly #child: ChildProcess;
+  readonly #socket: Duplex;
+  #exitCode: number | null = null;
+  #isAlive = true;
+  #wasKilled = false;
+  #settle: ((outcome: OrderOutcome) => void) | undefined;
+
+  /**
+   * Starts a process that waits for its order.
+   *
+   * @param executable The holder's file.
+   */
+  constructor(executable: string) {
+    this.#child = spawn(executable, [], {
+      argv0: SPARE_ARGV0,
+      stdio: ["ignore", "ignore", "ignore", "pipe"],
+      cwd: "/",
+      env: {},
+      // A session of its own: no terminal's signals reach it.
+      detached: true,
+    });
+    this.#socket = this.#child.stdio[AGENT_FD] as unknown as Duplex;
+    this.#child.unref();
+    this.ended = new Promise((resolve) => this.#watchEnd(resolve));
+    this.#socket.on("data", (reply: Buffer) => this.#hear(reply.toString("latin1")));
+    this.#socket.on("error", () => {/* the end of the process tells the same */});
+  }
+
+  /** The pid; 0 when the process could not be started. */
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  /** Whether the process still runs, as far as has been heard. */
+  get isAlive(): boolean {
+    return this.#isAlive;
+  }
+
+  /** Whether {@linkcode kill} was called. */
+  get wasKilled(): boolean {
+    return this.#wasKilled;
+  }
+
+  /**
+   * Tells the holder to take a lock. Only once a process.
+   *
+   * @param order What to lock and how.
+   * @param fd A descriptor of the lock file; it stays open here.
+   */
+  send(order: Order, fd: number): Promise<OrderOutcome> {
+    return new Promise((settle) => {
+      if (!this.#isAlive) return settle({ kind: "failed", reason: this.#describeEnd() });
+      this.#settle = settle;
+      try {
+        sendDescriptor(descriptorOf(this.#socket), encodeOrder(order), fd);
+      } catch (cause) {
+        this.#finish({ kind: "failed", reason: (cause as Error).message });
+      }
+    });
+  }
+
+  /** Lets a holder that was tied to this process outlive it. */
+  untie(): void {
+    this.#socket.write(Buffer.from("k"));
+  }
+
+  /** Ends the process. The lock is free at the latest when {@linkcode ended} resolves. */
+  kill(): void {
+    this.#wasKilled = true;
+    if (this.#isAlive) this.#child.kill("SIGKILL");
+  }
+
+  #hear(replies: string): void {
+    for (const reply of replies) {
+      if (reply === REPLY.locked) this.#finish({ kind: "locked" });
+      if (reply === REPLY.busy) this.#finish({ kind: "busy" });
+      if (reply === REPLY.waiting) this.onWaiting?.();
+    }
+  }
+
+  #finish(outcome: OrderOutcome): void {
+    this.#settle?.(outcome);
+    this.#settle = undefined;
+  }
+
+  #watchEnd(resolve: () => void): void {
+    const end = () => {
+      if (!this.#isAlive) return;
+      this.#isAlive = false;
+      this.#finish({ kind: "failed", reason: this.#describeEnd() });
+      this.#socket.destroy();
+      resolve();
+      if (!this.#wasKilled) this.onDeath?.();
+    };
+    this.#child.on("exit", (code) => {
+      this.#exitCode = code;
+      end();
+    });
+    this.#child.on("error", end);
+  }
+
+  #describeEnd(): string {
+    if (this.pid === 0) return "the holder could not be started";
+    if (this.#exitCode === HOLDER_EXIT.dupFailed) {
+      return "the holder could not use descriptor 999; the limit of open files is below 1000";
+    }
+    return `the holder ended (exit ${this.#exitCode ?? "by a signal"})`;
+  }
+}
+
+/** Keeps one holder ready for the next claim. */
+export class HolderPool {
+  readonly #executable: string;
+  #spare: HolderProcess | undefined;
+  #isRefilling = false;
+  #isClosed = false;
+
+  /**
+   * @param executable The holder's file.
+   */
+  constructor(executable: string) {
+    this.#executable = executable;
+  }
+
+  /** The pid of the process that waits for its order, if there is one. */
+  get sparePid(): number | undefined {
+    return this.#spare?.isAlive === true ? this.#spare.pid : undefined;
+  }
+
+  /**
+   * Sends an order to a fresh holder. Another is started where one died before it could answer.
+   *
+   * @param order What to lock and how.
+   * @param fd A descriptor of the lock file.
+   * @param onWaiting Called when the lock is another's and the holder waits for it.
+   * @param onStart Called with each process that gets the order.
+   */
+  async lock(
+    order: Order,
+    fd: number,
+    { onWaiting, onStart }: {
+      onWaiting?: () => void;
+      onStart?: (holder: HolderProcess) => void;
+    } = {},
+  ): Promise<{ holder: HolderProcess; outcome: OrderOutcome }> {
+    for (let starts = 1;; starts++) {
+      const holder = this.#take();
+      holder.onWaiting = onWaiting;
+      onStart?.(holder);
+      const outcome = await holder.send(order, fd);
+      const mayRetry = outcome.kind === "failed" && starts < MAX_STARTS && !holder.wasKilled;
+      if (!mayRetry) return { holder, outcome };
+      holder.kill();
+    }
+  }
+
+  /** Starts the next spare, once the answer that the last one went into is out. */
+  refill(): void {
+    if (this.#isRefilling || this.#isClosed || this.sparePid !== undefined) return;
+    this.#isRefilling = true;
+    setImmediate(() => {
+      this.#isRefilling = false;
+      if (!this.#isClosed && this.sparePid === undefined) this.#spare = this.#start();
+    });
+  }
+
+  /** Ends the spare and starts no more. */
+  close(): void {
+    this.#isClosed = true;
+    this.#spare?.kill();
+    this.#spare = undefined;
+  }
+
+  #take(): HolderProcess {
+    const spare = this.#spare;
+    this.#spare = undefined;
+    return spare?.isAlive === true ? spare : this.#start();
+  }
+
+  #start(): HolderProcess {
+    return new HolderProcess(this.#executable);
+  }
+}
+
+/** The number of a socket's descriptor: `_handle.fd` on Node, Bun and Deno alike, -1 once closed. */
+export function descriptorOf(socket: Duplex): number {
+  const { _handle: handle } = socket as unknown as { _handle?: { fd?: number } | null };
+  return handle?.fd ?? -1;
+}

@@ -1,0 +1,93 @@
+/**
+ * Everything that holds a lock on this host: what the agent knows, completed by what the kernel has.
+ *
+ * @module
+ */
+
+import type { ForeignHolder, HolderFacts, LockFacts, StatusResult } from "../protocol/messages.ts";
+import { findForeignHolders, listLockedFiles, type LockedFile } from "./kernel_locks.ts";
+import { type ProcessId, readStat } from "./proc.ts";
+import type { Ownership, Records } from "./records.ts";
+
+/** Where to look. */
+export interface StatusSources {
+  /** The folder of the lock files. */
+  lockDir: string;
+  /** Records that explain holders. */
+  records: Records;
+  /** What the running agent knows; absent where none runs. */
+  agent?: {
+    /** Its locks and waiters. */
+    locks: LockFacts[];
+    /** Its holders, the waiting ones included. */
+    holderPids: ReadonlySet<number>;
+  };
+}
+
+/**
+ * The locks that are held or waited for. The kernel decides what is held; who holds it comes from
+ * the agent, else from a record that fits the process exactly, else from the process itself.
+ *
+ * @param sources Where to look.
+ * @param name Only this lock; it is then in the result even when it is free.
+ */
+export async function readHostStatus(sources: StatusSources, name?: string): Promise<StatusResult> {
+  const locks = new Map<string, LockFacts>();
+  for (const lock of sources.agent?.locks ?? []) {
+    if (name === undefined || lock.name === name) locks.set(lock.name, lock);
+  }
+  const notes: string[] = [];
+  for (const file of readLockedFiles(sources.lockDir, name, notes)) {
+    await addForeignHolders(locks, file, sources);
+  }
+  if (name !== undefined && !locks.has(name)) locks.set(name, { name, holders: [], waiters: [] });
+  const sorted = [...locks.values()].sort((a, b) => a.name < b.name ? -1 : 1);
+  return notes.length === 0 ? { locks: sorted } : { locks: sorted, notes };
+}
+
+function readLockedFiles(lockDir: string, name: string | undefined, notes: string[]): LockedFile[] {
+  try {
+    return listLockedFiles(lockDir, name);
+  } catch (error) {
+    notes.push(`Cannot ask the kernel for locks in ${lockDir}: ${(error as Error).message}`);
+    return [];
+  }
+}
+
+async function addForeignHolders(
+  locks: Map<string, LockFacts>,
+  file: LockedFile,
+  { agent, records }: StatusSources,
+): Promise<void> {
+  const known = locks.get(file.name);
+  // What the agent holds exclusively leaves no room for another holder.
+  if (known?.holders.some((holder) => holder.shared === false) === true) return;
+  const foreign = await findForeignHolders(file, agent?.holderPids ?? new Set());
+  if (foreign.length === 0) return;
+  const ownerships = records.read(file.name)?.ownerships ?? [];
+  const holders: HolderFacts[] = foreign.map((holder) => explain(holder, ownerships));
+  locks.set(file.name, {
+    name: file.name,
+    holders: [...known?.holders ?? [], ...holders],
+    waiters: known?.waiters ?? [],
+  });
+}
+
+/**
+ * The holder with what a record says of it, if one is about exactly this process.
+ *
+ * @param holder A holder that is not this agent's.
+ * @param ownerships What the record of its lock says.
+ */
+export function explain(holder: ForeignHolder, ownerships: Ownership[]): ForeignHolder {
+  const { pid } = holder;
+  if (pid === undefined) return holder;
+  const found = ownerships.find((ownership) => isSameProcess(ownership.holder, pid));
+  if (found === undefined) return holder;
+  const { owner, purpose, token, since } = found;
+  return { ...holder, record: { owner, purpose, token, since } };
+}
+
+function isSameProcess(recorded: ProcessId, pid: number): boolean {
+  return recorded.pid === pid && readStat(pid)?.startTime === recorded.startTime;
+}

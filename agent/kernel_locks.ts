@@ -1,0 +1,200 @@
+/**
+ * What the kernel itself says of locks: /proc/locks, and the processes behind it.
+ *
+ * /proc/locks names the process that called flock(2), which for the shell protocol is a flock(1)
+ * that has long ended; so the descriptors of the living are looked at as well.
+ *
+ * @module
+ */
+
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { setImmediate } from "node:timers/promises";
+import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
+import type { ForeignHolder } from "../protocol/messages.ts";
+import { listDescriptors, listPids, readCommand, readUid, whyProcIsBlind } from "./proc.ts";
+import { userName } from "./users.ts";
+
+/** A flock(2) in the kernel's table. */
+export interface KernelLock {
+  /** `held`, or `waiting` behind a holder. */
+  state: "held" | "waiting";
+  /** Whether it is shared. */
+  shared: boolean;
+  /** The process that called flock(2); it may have ended. */
+  pid: number;
+  /** `major:minor:inode` of the file, as /proc/locks writes it. */
+  file: string;
+}
+
+/** A lock file that the kernel has a lock on. */
+export interface LockedFile {
+  /** The lock. */
+  name: string;
+  /** Its path. */
+  path: string;
+  /** What the kernel holds on it, holders before waiters. */
+  locks: KernelLock[];
+}
+
+// Processes between two turns of the event loop, so that a look at a full host delays no claim.
+const PIDS_PER_TURN = 100;
+
+/**
+ * All flock(2) locks of the host.
+ *
+ * @throws {Error} /proc/locks cannot be read.
+ * @see proc(5)
+ */
+export function readKernelLocks(): KernelLock[] {
+  const locks: KernelLock[] = [];
+  for (const line of readFileSync("/proc/locks", "latin1").split("\n")) {
+    // 1: FLOCK  ADVISORY  WRITE 1234 00:19:5 0 EOF, with -> after the number for a waiter
+    const match = /^\d+: (-> )?FLOCK +\w+ +(READ|WRITE) +(-?\d+) ([0-9a-f]+:[0-9a-f]+:\d+) /
+      .exec(line);
+    if (match === null) continue;
+    locks.push({
+      state: match[1] === undefined ? "held" : "waiting",
+      shared: match[2] === "READ",
+      pid: Number(match[3]),
+      file: match[4]!,
+    });
+  }
+  return locks;
+}
+
+/**
+ * The key of a file in /proc/locks.
+ *
+ * @param device Device number, as stat(2) gives it.
+ * @param inode Number of the inode.
+ */
+export function kernelFileKey(device: number, inode: number): string {
+  // makedev(3) of Linux, for device numbers below 2^32.
+  const major = (device >>> 8) & 0xfff;
+  const minor = (device & 0xff) | ((device >>> 12) & 0xfff00);
+  const hex = (part: number) => part.toString(16).padStart(2, "0");
+  return `${hex(major)}:${hex(minor)}:${inode}`;
+}
+
+/**
+ * The lock files of a folder on which the kernel has a lock, sorted by name.
+ *
+ * @param lockDir The folder of the lock files.
+ * @param name Only this lock.
+ * @throws {Error} The folder or /proc/locks cannot be read.
+ */
+export function listLockedFiles(lockDir: string, name?: string): LockedFile[] {
+  const byFile = groupByFile(readKernelLocks());
+  const fileNames = name === undefined ? readdirSync(lockDir).sort() : [lockFileName(name)];
+  const found: LockedFile[] = [];
+  for (const fileName of fileNames) {
+    const lockName = lockNameOfFile(fileName);
+    if (lockName === undefined) continue;
+    const path = join(lockDir, fileName);
+    const locks = byFile.get(keyOfPath(path) ?? "");
+    if (locks !== undefined) found.push({ name: lockName, path, locks });
+  }
+  return found;
+}
+
+/**
+ * The processes that hold a lock, as far as they can be seen from here.
+ *
+ * A lock held by nobody who can be seen is still held: the answer then says why it shows no more.
+ *
+ * @param file A locked file.
+ * @param ownPids Holders that are known already and are left out.
+ * @returns One entry a process; one without a pid when none can be seen; none when the lock is free.
+ */
+export async function findForeignHolders(
+  file: LockedFile,
+  ownPids: ReadonlySet<number>,
+): Promise<ForeignHolder[]> {
+  const held = file.locks.filter((lock) => lock.state === "held");
+  if (held.length === 0) return [];
+  const shared = held[0]!.shared;
+  const named = held.map((lock) => lock.pid).filter((pid) => hasLockOpen(pid, file.path));
+  if (named.some((pid) => ownPids.has(pid))) return [];
+  const pids = named.length === held.length ? named : await searchHolders(file.path, ownPids);
+  if (pids.length > 0) return pids.map((pid) => describeProcess(pid, shared));
+  return [{ kind: "foreign", shared, hiddenBecause: whyHidden() }];
+}
+
+/**
+ * The processes that hold one lock by name; empty when it is free.
+ *
+ * @param lockDir The folder of the lock files.
+ * @param name The lock.
+ * @param ownPids Holders that are known already and are left out.
+ */
+export async function findForeignHoldersOf(
+  lockDir: string,
+  name: string,
+  ownPids: ReadonlySet<number> = new Set(),
+): Promise<ForeignHolder[]> {
+  const [file] = listLockedFiles(lockDir, name);
+  return file === undefined ? [] : await findForeignHolders(file, ownPids);
+}
+
+function groupByFile(locks: KernelLock[]): Map<string, KernelLock[]> {
+  const groups = new Map<string, KernelLock[]>();
+  for (const lock of locks) {
+    const group = groups.get(lock.file);
+    if (group === undefined) groups.set(lock.file, [lock]);
+    else group.push(lock);
+  }
+  return groups;
+}
+
+async function searchHolders(path: string, ownPids: ReadonlySet<number>): Promise<number[]> {
+  const found: number[] = [];
+  let looked = 0;
+  for (const pid of listPids()) {
+    if (!ownPids.has(pid) && hasLockOpen(pid, path)) found.push(pid);
+    if (++looked % PIDS_PER_TURN === 0) await setImmediate();
+  }
+  return found;
+}
+
+/** Whether a descriptor of the process leads to the file and has a flock(2) on it. */
+function hasLockOpen(pid: number, path: string): boolean {
+  for (const [fd, target] of listDescriptors(pid) ?? []) {
+    if (target === path && hasFlock(pid, fd)) return true;
+  }
+  return false;
+}
+
+/** `lock:` lines of fdinfo are those of the open file description, whoever called flock(2). */
+function hasFlock(pid: number, fd: number): boolean {
+  try {
+    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1");
+    return /^lock:.*FLOCK/m.test(info);
+  } catch {
+    return false;
+  }
+}
+
+function describeProcess(pid: number, shared: boolean): ForeignHolder {
+  const uid = readUid(pid);
+  const user = uid === undefined ? undefined : userName(uid);
+  return { kind: "foreign", pid, uid, user, command: readCommand(pid), shared };
+}
+
+function whyHidden(): string {
+  const blind = whyProcIsBlind();
+  if (blind !== undefined) return blind;
+  return process.getuid!() === 0
+    ? "its process is in another pid namespace or has just ended"
+    : "its process belongs to another user or another pid namespace";
+}
+
+function keyOfPath(path: string): string | undefined {
+  try {
+    const { dev, ino } = statSync(path);
+    return kernelFileKey(dev, ino);
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,270 @@
+/**
+ * The C library functions that neither runtime offers: SO_PEERCRED, flock(2), SCM_RIGHTS.
+ *
+ * The only file that touches FFI, for Bun (glibc and musl) and Deno behind one typed face. All
+ * calls are synchronous and none of them blocks.
+ *
+ * @module
+ */
+
+import process from "node:process";
+
+const SOL_SOCKET = 1;
+const SO_PEERCRED = 17;
+const SCM_RIGHTS = 1;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+const EINTR = 4;
+const EAGAIN = 11;
+
+/** flock(2): shared. */
+export const LOCK_SH = 1;
+/** flock(2): exclusive. */
+export const LOCK_EX = 2;
+/** flock(2): do not block. */
+export const LOCK_NB = 4;
+/** flock(2): unlock. */
+export const LOCK_UN = 8;
+
+const ERRNO_NAMES: Record<number, string> = {
+  1: "EPERM",
+  3: "ESRCH",
+  4: "EINTR",
+  9: "EBADF",
+  11: "EAGAIN",
+  12: "ENOMEM",
+  13: "EACCES",
+  22: "EINVAL",
+  24: "EMFILE",
+  32: "EPIPE",
+  37: "ENOLCK",
+  88: "ENOTSOCK",
+  92: "ENOPROTOOPT",
+  95: "EOPNOTSUPP",
+  104: "ECONNRESET",
+  105: "ENOBUFS",
+  107: "ENOTCONN",
+  109: "ETOOMANYREFS",
+};
+
+/** A C library call that failed. */
+export class ErrnoError extends Error {
+  override name = "ErrnoError";
+  /** The function that failed. */
+  readonly call: string;
+  /** The value of errno. */
+  readonly errno: number;
+  /** The symbol of the value, such as `EBADF`. */
+  readonly code: string;
+
+  /**
+   * @param call The function that failed.
+   * @param errno The value of errno.
+   */
+  constructor(call: string, errno: number) {
+    const code = ERRNO_NAMES[errno] ?? `errno ${errno}`;
+    super(`${call} failed: ${code}`);
+    this.call = call;
+    this.errno = errno;
+    this.code = code;
+  }
+}
+
+/** Who is at the other end of a unix socket, as the kernel noted it at connect(2). */
+export interface PeerCredentials {
+  /** Process id in this process's pid namespace; 0 where it has none there. */
+  pid: number;
+  /** Effective user id. */
+  uid: number;
+  /** Effective group id. */
+  gid: number;
+}
+
+/** What both runtimes' FFI gives us, in one shape. */
+interface Symbols {
+  getsockopt(fd: number, level: number, name: number, value: Uint8Array, size: Uint8Array): number;
+  flock(fd: number, operation: number): number;
+  sendmsg(fd: number, message: Uint8Array, flags: number): number | bigint;
+  errno(): number;
+  addressOf(bytes: Uint8Array): bigint;
+}
+
+let loaded: Symbols | undefined;
+
+/**
+ * Loads the library ahead of the first call, so that a host where it cannot be had fails at start.
+ *
+ * @throws {Error} No C library of a known name could be opened, or this runtime has no FFI.
+ */
+export async function loadLibc(): Promise<void> {
+  loaded ??= await openLibc();
+}
+
+/**
+ * Who connected a unix socket.
+ *
+ * @param fd An accepted unix socket.
+ * @throws {ErrnoError} It is no unix socket.
+ * @see unix(7), SO_PEERCRED
+ */
+export function peerCredentials(fd: number): PeerCredentials {
+  const credentials = new Int32Array(3);
+  const size = new Uint32Array([credentials.byteLength]);
+  const libc = symbols();
+  if (libc.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, bytesOf(credentials), bytesOf(size)) !== 0) {
+    throw new ErrnoError("getsockopt", libc.errno());
+  }
+  return { pid: credentials[0]!, uid: credentials[1]! >>> 0, gid: credentials[2]! >>> 0 };
+}
+
+/**
+ * Takes or gives back a lock on an open file description, without blocking.
+ *
+ * @param fd An open descriptor.
+ * @param operation {@linkcode LOCK_EX} or {@linkcode LOCK_SH} with {@linkcode LOCK_NB}, or {@linkcode LOCK_UN}.
+ * @returns `false` when another open file description stands in the way.
+ * @throws {ErrnoError} Anything else went wrong.
+ * @see flock(2)
+ */
+export function flock(fd: number, operation: number): boolean {
+  const libc = symbols();
+  for (;;) {
+    if (libc.flock(fd, operation) === 0) return true;
+    const errno = libc.errno();
+    if (errno === EAGAIN) return false;
+    if (errno !== EINTR) throw new ErrnoError("flock", errno);
+  }
+}
+
+/**
+ * Sends bytes with one descriptor over a unix socket, whole or not at all.
+ *
+ * The receiver gets a descriptor of the same open file description, and with it the same flock(2).
+ *
+ * @param socket A connected unix stream socket with room in its buffer.
+ * @param bytes What to send beside the descriptor; at least one byte.
+ * @param fd The descriptor to pass on; it stays open here.
+ * @throws {ErrnoError} `EPIPE` when nobody is at the other end.
+ * @see unix(7), SCM_RIGHTS
+ */
+export function sendDescriptor(socket: number, bytes: Uint8Array, fd: number): void {
+  const libc = symbols();
+  const vector = new BigUint64Array([libc.addressOf(bytes), BigInt(bytes.length)]);
+  const control = controlMessage(fd);
+  // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags; 8 bytes each on LP64.
+  const message = new BigUint64Array([
+    0n,
+    0n,
+    libc.addressOf(bytesOf(vector)),
+    1n,
+    libc.addressOf(control),
+    BigInt(control.length),
+    0n,
+  ]);
+  for (;;) {
+    const sent = Number(libc.sendmsg(socket, bytesOf(message), MSG_DONTWAIT | MSG_NOSIGNAL));
+    if (sent === bytes.length) return;
+    const errno = sent < 0 ? libc.errno() : EAGAIN;
+    if (errno !== EINTR) throw new ErrnoError("sendmsg", errno);
+  }
+}
+
+/** struct cmsghdr (length, level, type) with one int, padded to the next 8 bytes. */
+function controlMessage(fd: number): Uint8Array {
+  const control = new Uint8Array(new ArrayBuffer(24));
+  const view = new DataView(control.buffer);
+  view.setBigUint64(0, 20n, true);
+  view.setInt32(8, SOL_SOCKET, true);
+  view.setInt32(12, SCM_RIGHTS, true);
+  view.setInt32(16, fd, true);
+  return control;
+}
+
+function symbols(): Symbols {
+  if (loaded === undefined) {
+    throw new Error("Cannot call the C library: loadLibc() was not awaited");
+  }
+  return loaded;
+}
+
+function bytesOf(array: Int32Array | Uint32Array | BigUint64Array): Uint8Array {
+  return new Uint8Array(array.buffer);
+}
+
+// Debian and its like, then Alpine on both of its machines.
+const LIBC_NAMES = ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1"];
+
+async function openLibc(): Promise<Symbols> {
+  const open = "Deno" in globalThis ? openWithDeno : await bunOpener();
+  const failures: string[] = [];
+  for (const name of LIBC_NAMES) {
+    try {
+      return open(name);
+    } catch (error) {
+      failures.push((error as Error).message);
+    }
+  }
+  throw new Error(`Cannot open the C library: ${failures.join("; ")}`);
+}
+
+interface DenoFfi {
+  dlopen(
+    name: string,
+    symbols: Record<string, { parameters: string[]; result: string }>,
+    // deno-lint-ignore no-explicit-any
+  ): { symbols: Record<string, (...args: any[]) => any> };
+  UnsafePointer: { of(bytes: Uint8Array): unknown; value(pointer: unknown): bigint | number };
+  UnsafePointerView: new (pointer: unknown) => { getInt32(): number };
+}
+
+function openWithDeno(name: string): Symbols {
+  const { dlopen, UnsafePointer, UnsafePointerView } = (globalThis as unknown as { Deno: DenoFfi })
+    .Deno;
+  const library = dlopen(name, {
+    getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+    flock: { parameters: ["i32", "i32"], result: "i32" },
+    sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
+    __errno_location: { parameters: [], result: "pointer" },
+  }).symbols;
+  return {
+    getsockopt: library.getsockopt!,
+    flock: library.flock!,
+    sendmsg: library.sendmsg!,
+    errno: () => new UnsafePointerView(library.__errno_location!()).getInt32(),
+    addressOf: (bytes) => BigInt(UnsafePointer.value(UnsafePointer.of(bytes))),
+  } as Symbols;
+}
+
+interface BunFfi {
+  dlopen(
+    name: string,
+    symbols: Record<string, { args: string[]; returns: string }>,
+    // deno-lint-ignore no-explicit-any
+  ): { symbols: Record<string, (...args: any[]) => any> };
+  ptr(bytes: Uint8Array): number;
+  read: { i32(pointer: number, offset: number): number };
+}
+
+async function bunOpener(): Promise<(name: string) => Symbols> {
+  if (!("bun" in process.versions)) {
+    throw new Error("Cannot open the C library: the agent runs under Bun or Deno, not under Node");
+  }
+  // Not a literal, so that no other runtime and no bundler looks for it.
+  const bunFfi = ["bun", "ffi"].join(":");
+  const { dlopen, ptr, read } = await import(bunFfi) as BunFfi;
+  return (name) => {
+    const library = dlopen(name, {
+      getsockopt: { args: ["i32", "i32", "i32", "ptr", "ptr"], returns: "i32" },
+      flock: { args: ["i32", "i32"], returns: "i32" },
+      sendmsg: { args: ["i32", "ptr", "i32"], returns: "i64_fast" },
+      __errno_location: { args: [], returns: "ptr" },
+    }).symbols;
+    return {
+      getsockopt: library.getsockopt!,
+      flock: library.flock!,
+      sendmsg: library.sendmsg!,
+      errno: () => read.i32(library.__errno_location!(), 0),
+      addressOf: (bytes) => BigInt(ptr(bytes)),
+    } as Symbols;
+  };
+}

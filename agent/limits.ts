@@ -1,0 +1,112 @@
+/**
+ * What one user may have of this agent at once, so that nobody uses it up for the others.
+ *
+ * Descriptors are counted here and refused in time: at EMFILE the accept loops of the runtimes end
+ * or spin.
+ *
+ * @module
+ */
+
+import { readFileSync } from "node:fs";
+import { WireError } from "../protocol/wire_error.ts";
+
+/** Connections of one user: more than a fleet's controllers need on one host. */
+const MAX_CONNECTIONS_PER_UID = 4_096;
+
+/** Claims of one user, granted and waiting. */
+const MAX_CLAIMS_PER_UID = 20_000;
+
+/** Descriptors kept for the log, /proc, records and a new spare. */
+const RESERVED_DESCRIPTORS = 64;
+
+/** Descriptors of one claim: the lock file, the holder's socket, the runtime's pidfd of the holder. */
+const DESCRIPTORS_PER_CLAIM = 3;
+
+/** Counts connections and claims by user. */
+export class Limits {
+  readonly #maxDescriptors: number;
+  readonly #connections = new Map<number, number>();
+  readonly #claims = new Map<number, number>();
+  #descriptors = RESERVED_DESCRIPTORS;
+
+  /**
+   * @param maxDescriptors How many descriptors this process may have open.
+   */
+  constructor(maxDescriptors: number = readDescriptorLimit()) {
+    this.#maxDescriptors = maxDescriptors;
+  }
+
+  /**
+   * Counts a connection.
+   *
+   * @param uid The user who connects.
+   * @throws {WireError} `limit`: this one would be too many; it is not counted.
+   */
+  addConnection(uid: number): void {
+    this.#add(this.#connections, uid, MAX_CONNECTIONS_PER_UID, 1, "connect", "connections");
+  }
+
+  /**
+   * Counts a connection's end.
+   *
+   * @param uid The user who connected.
+   */
+  removeConnection(uid: number): void {
+    this.#remove(this.#connections, uid, 1);
+  }
+
+  /**
+   * Counts a claim.
+   *
+   * @param uid The user who claims.
+   * @throws {WireError} `limit`: this one would be too many; it is not counted.
+   */
+  addClaim(uid: number): void {
+    this.#add(this.#claims, uid, MAX_CLAIMS_PER_UID, DESCRIPTORS_PER_CLAIM, "claim", "claims");
+  }
+
+  /**
+   * Counts the end of a claim or of the lock that came of it.
+   *
+   * @param uid The user who claimed.
+   */
+  removeClaim(uid: number): void {
+    this.#remove(this.#claims, uid, DESCRIPTORS_PER_CLAIM);
+  }
+
+  #add(
+    counts: Map<number, number>,
+    uid: number,
+    max: number,
+    descriptors: number,
+    verb: string,
+    what: string,
+  ): void {
+    const count = counts.get(uid) ?? 0;
+    if (count >= max) {
+      const message = `Cannot ${verb}: uid ${uid} has ${count} ${what}, the most one user may have`;
+      throw new WireError("limit", message, { limit: what, max });
+    }
+    if (this.#descriptors + descriptors > this.#maxDescriptors) {
+      const message =
+        `Cannot ${verb}: the agent's limit of ${this.#maxDescriptors} open files is reached`;
+      throw new WireError("limit", message, { limit: "descriptors", max: this.#maxDescriptors });
+    }
+    counts.set(uid, count + 1);
+    this.#descriptors += descriptors;
+  }
+
+  #remove(counts: Map<number, number>, uid: number, descriptors: number): void {
+    const count = counts.get(uid) ?? 0;
+    if (count > 1) counts.set(uid, count - 1);
+    else counts.delete(uid);
+    this.#descriptors -= descriptors;
+  }
+}
+
+/** The soft limit of open files; Bun raises it to the hard one by itself. */
+function readDescriptorLimit(): number {
+  const limits = readFileSync("/proc/self/limits", "utf8");
+  const soft = /^Max open files +(\S+)/m.exec(limits)?.[1];
+  return soft === undefined || soft === "unlimited" ? 1_048_576 : Number(soft);
+}

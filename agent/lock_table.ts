@@ -1,0 +1,711 @@
+/**
+ * The locks of this agent: the only state of it that changes.
+ *
+ * Invariants, each kept by the function named:
+ *
+ * 1. A grant exists only while this process has an open descriptor of an open file description on
+ *    which the kernel holds the lock (`#acquire` makes it, `#unlock` ends both).
+ * 2. Before a grant is answered its path led to the locked inode, its token was counted, and its
+ *    record was written (`#acquire`, `#grant`); only then does its holder outlive this process.
+ * 3. Claims of one lock are tried one at a time, in the order they came (`#pump`): a claim never
+ *    overtakes one that waits, and at most one of our holders waits in the kernel's queue.
+ * 4. The next try starts only when the last one's holder can no longer take the lock (`#attempt`
+ *    waits for its end), so we never contend with what we gave up ourselves.
+ * 5. A claim is settled once: granted, or refused with the first cause (`PendingClaim.settle`).
+ * 6. A lock with no grants and no claims has no entry (`#pump`).
+ *
+ * @module
+ */
+
+import { closeSync } from "node:fs";
+import { performance } from "node:perf_hooks";
+import process from "node:process";
+import {
+  type ChangeParams,
+  type ClaimParams,
+  type ClaimResult,
+  type ContendedFacts,
+  describeHolder,
+  type HolderFacts,
+  type LockFacts,
+  type LossReason,
+  type LostParams,
+  type OwnHolder,
+  type QueuedParams,
+  type ReleaseResult,
+} from "../protocol/messages.ts";
+import { WireError } from "../protocol/wire_error.ts";
+import type { HolderPool, HolderProcess } from "./holder.ts";
+import { explain } from "./host_status.ts";
+import { findForeignHoldersOf } from "./kernel_locks.ts";
+import { flock, LOCK_UN } from "./libc.ts";
+import type { Limits } from "./limits.ts";
+import { isStillThere, type LockFile, openLockFile } from "./lock_file.ts";
+import type { Log } from "./log.ts";
+import type { Peer } from "./peer.ts";
+import { readBootId, readPidNamespace, readStat } from "./proc.ts";
+import type { Records } from "./records.ts";
+import type { TokenStore } from "./token_store.ts";
+import { userName } from "./users.ts";
+
+/** How often a lock file may be replaced between locking it and looking, before a claim gives up. */
+const MAX_REPLACEMENTS = 10;
+
+/** How often a killed holder is replaced in a row without success before its lock is lost. */
+const MAX_HOLDER_RESTARTS = 5;
+
+/** Pause between two such tries, in milliseconds: the host may be out of processes. */
+const HOLDER_RESTART_PAUSE_MS = 200;
+
+/** What the table knows of a session. */
+export interface Claimant {
+  /** The identity that claims are made under. */
+  readonly owner: string;
+  /** The process at the other end. */
+  readonly peer: Peer;
+  /** Address of the SSH client, once it is known. */
+  readonly clientAddress: string | undefined;
+  /** When the session was last heard of, on the monotonic clock, in milliseconds. */
+  readonly lastHeardAt: number;
+  /** Tells the session that its claim waits. */
+  notifyQueued(params: QueuedParams): void;
+  /** Tells the session that a lock is lost. */
+  notifyLost(params: LostParams): void;
+}
+
+/** What a table works with. */
+export interface LockTableParts {
+  /** The folder of the lock files. */
+  lockDir: string;
+  /** Group of new lock files; absent: the agent's own. */
+  gid: number | undefined;
+  /** Starts holders. */
+  pool: HolderPool;
+  /** Counts tokens. */
+  tokens: TokenStore;
+  /** Where grants are recorded. */
+  records: Records;
+  /** What a user may have at once. */
+  limits: Limits;
+  /** Where events go. */
+  log: Log;
+  /** Whether a held lock outlives this process. */
+  outlivesAgent: boolean;
+}
+
+interface Grant {
+  readonly name: string;
+  readonly claimant: Claimant;
+  readonly purpose: string | undefined;
+  readonly shared: boolean;
+  readonly token: number;
+  readonly since: number;
+  readonly sinceAt: number;
+  readonly file: LockFile;
+  holder: HolderProcess;
+  isOver: boolean;
+}
+
+interface LockEntry {
+  readonly name: string;
+  readonly grants: Grant[];
+  /** In the order they came; the first may be the one that is tried. */
+  readonly queue: PendingClaim[];
+  attempt: PendingClaim | undefined;
+}
+
+/** A claim that is not settled yet, or whose holder has not ended yet. */
+class PendingClaim {
+  readonly startedAt = performance.now();
+  /** The process that tries to take the lock for this claim. */
+  holder: HolderProcess | undefined;
+  /** Whether the kernel has queued its holder. */
+  isQueued = false;
+  isSettled = false;
+  readonly claimant: Claimant;
+  readonly params: ClaimParams;
+  readonly resolve: (result: ClaimResult) => void;
+  readonly reject: (error: Error) => void;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(
+    claimant: Claimant,
+    params: ClaimParams,
+    resolve: (result: ClaimResult) => void,
+    reject: (error: Error) => void,
+  ) {
+    this.claimant = claimant;
+    this.params = params;
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+
+  get waitMs(): number {
+    return this.params.waitMs ?? 0;
+  }
+
+  get shared(): boolean {
+    return this.params.shared ?? false;
+  }
+
+  get waitedMs(): number {
+    return Math.round(performance.now() - this.startedAt);
+  }
+
+  /** Calls back once the claim has waited as long as it wanted to. */
+  limitWait(onTimeout: () => void): void {
+    this.#timer = setTimeout(onTimeout, this.waitMs);
+  }
+
+  /** Whether this was the first cause; its answer is the one that counts. */
+  settle(): boolean {
+    if (this.isSettled) return false;
+    clearTimeout(this.#timer);
+    return this.isSettled = true;
+  }
+}
+
+/** The locks of one agent, who has them and who waits for them. */
+export class LockTable {
+  readonly #parts: LockTableParts;
+  readonly #entries = new Map<string, LockEntry>();
+  readonly #byClaimant = new Map<Claimant, Set<LockEntry>>();
+  readonly #watchers = new Set<(change: ChangeParams) => void>();
+  readonly #bootId = readBootId();
+  readonly #pidNamespace = readPidNamespace();
+  readonly #agent = { pid: process.pid, startTime: readStat(process.pid)?.startTime ?? 0 };
+  #grantCount = 0;
+
+  /** Called when the first lock is granted (`true`) and when the last one has ended (`false`). */
+  onHolding: ((isHolding: boolean) => void) | undefined;
+
+  /**
+   * @param parts What the table works with.
+   */
+  constructor(parts: LockTableParts) {
+    this.#parts = parts;
+  }
+
+  /** How many locks are granted. */
+  get grantCount(): number {
+    return this.#grantCount;
+  }
+
+  /**
+   * Claims a lock.
+   *
+   * When it resolves, the kernel holds the lock and its record is written.
+   *
+   * @param claimant Who claims.
+   * @param params What is claimed.
+   * @throws {WireError} `contended`, `already-claimed`, `lock-file`, `no-token`, `holder-failed`,
+   * `limit`; `cancelled` when the session ends first.
+   */
+  claim(claimant: Claimant, params: ClaimParams): Promise<ClaimResult> {
+    return new Promise((resolve, reject) => {
+      this.#refuseSecondClaim(claimant, params.name);
+      this.#parts.limits.addClaim(claimant.peer.uid);
+      const entry = this.#entryOf(params.name);
+      const claim = new PendingClaim(claimant, params, resolve, reject);
+      entry.queue.push(claim);
+      this.#index(claimant).add(entry);
+      if (claim.waitMs > 0) claim.limitWait(() => void this.#refuse(entry, claim));
+      this.#pump(entry);
+      if (!claim.isSettled && entry.attempt !== claim) this.#tellQueued(entry, claim);
+    });
+  }
+
+  /**
+   * Gives a lock back, or takes a claim back that still waits.
+   *
+   * @param claimant Who has the lock.
+   * @param name The lock.
+   * @throws {WireError} `not-held`: this session has neither.
+   */
+  release(claimant: Claimant, name: string): ReleaseResult {
+    const entry = this.#entries.get(name);
+    const grant = entry?.grants.find((grant) => grant.claimant === claimant);
+    if (entry !== undefined && grant !== undefined) {
+      const heldMs = heldMsOf(grant);
+      this.#end(entry, grant, "released");
+      return { name, token: grant.token, heldMs };
+    }
+    const claim = entry?.queue.find((claim) => claim.claimant === claimant);
+    if (entry !== undefined && claim !== undefined) {
+      this.#cancel(entry, claim, "the claim was taken back");
+      return { name, token: 0, heldMs: 0 };
+    }
+    throw new WireError("not-held", `Cannot release "${name}": this session does not have it`, {
+      name,
+    });
+  }
+
+  /**
+   * Ends everything that a session has and waits for. Its locks are free when this returns.
+   *
+   * @param claimant The session.
+   * @param detail Why, for whoever still listens.
+   */
+  endSession(claimant: Claimant, detail: string): void {
+    for (const entry of [...this.#byClaimant.get(claimant) ?? []]) {
+      for (const claim of entry.queue.filter((claim) => claim.claimant === claimant)) {
+        this.#cancel(entry, claim, detail);
+      }
+      for (const grant of entry.grants.filter((grant) => grant.claimant === claimant)) {
+        this.#end(entry, grant, "lost");
+      }
+    }
+  }
+
+  /**
+   * Ends every lock and every claim, because the agent ends.
+   *
+   * @param detail Why, for the sessions.
+   */
+  endAll(detail: string): void {
+    for (const claimant of [...this.#byClaimant.keys()]) {
+      for (const grant of this.#grantsOf(claimant)) this.#notifyLoss(grant, "agent-ended", detail);
+      this.endSession(claimant, detail);
+    }
+  }
+
+  /** Whether a session has or wants any lock. */
+  concerns(claimant: Claimant): boolean {
+    return this.#byClaimant.has(claimant);
+  }
+
+  /**
+   * Tells a session that it loses all its locks, and ends them.
+   *
+   * @param claimant The session.
+   * @param reason The cause.
+   * @param detail The cause in a sentence.
+   */
+  loseAll(claimant: Claimant, reason: LossReason, detail: string): void {
+    for (const grant of this.#grantsOf(claimant)) {
+      this.#lose(this.#entries.get(grant.name)!, grant, reason, detail);
+    }
+    this.endSession(claimant, detail);
+  }
+
+  /**
+   * Ends locks whose file is no longer the one that was locked.
+   *
+   * @param name Only this lock; absent: all.
+   */
+  checkFiles(name?: string): void {
+    const entries = name === undefined ? [...this.#entries.values()] : [this.#entries.get(name)];
+    for (const entry of entries) {
+      for (const grant of entry === undefined ? [] : [...entry.grants]) this.#checkFile(grant);
+    }
+  }
+
+  /**
+   * Ends locks of one session whose file is no longer the one that was locked.
+   *
+   * @param claimant The session.
+   */
+  checkFilesOf(claimant: Claimant): void {
+    for (const grant of this.#grantsOf(claimant)) this.#checkFile(grant);
+  }
+
+  /** All locks that are held here or waited for, by name. */
+  facts(): LockFacts[] {
+    return [...this.#entries.values()].map((entry) => this.#factsOf(entry))
+      .sort((a, b) => a.name < b.name ? -1 : 1);
+  }
+
+  /** The pids of all holders of this agent, the spare and the waiting ones included. */
+  holderPids(): Set<number> {
+    const pids = new Set<number>();
+    for (const entry of this.#entries.values()) {
+      for (const grant of entry.grants) pids.add(grant.holder.pid);
+      if (entry.attempt?.holder !== undefined) pids.add(entry.attempt.holder.pid);
+    }
+    return pids;
+  }
+
+  /**
+   * Calls back after every change.
+   *
+   * @param watcher Called with what happened and the lock as it is now.
+   * @returns Ends the watching.
+   */
+  watch(watcher: (change: ChangeParams) => void): () => void {
+    this.#watchers.add(watcher);
+    return () => this.#watchers.delete(watcher);
+  }
+
+  // ---- claims ----------------------------------------------------------------------------------
+
+  #refuseSecondClaim(claimant: Claimant, name: string): void {
+    const entry = this.#entries.get(name);
+    if (entry === undefined || this.#byClaimant.get(claimant)?.has(entry) !== true) return;
+    throw new WireError(
+      "already-claimed",
+      `Cannot claim "${name}": this session has it or has claimed it already`,
+      { name },
+    );
+  }
+
+  /** Refuses what can neither be had now nor wait, and tries the first of the rest. */
+  #pump(entry: LockEntry): void {
+    for (const claim of entry.queue.filter((claim) => claim.waitMs === 0)) {
+      const isBlocked = entry.attempt?.isQueued === true || !isCompatible(entry, claim);
+      if (isBlocked && claim !== entry.attempt) void this.#refuse(entry, claim);
+    }
+    if (entry.attempt === undefined && entry.queue.length > 0) {
+      entry.attempt = entry.queue[0]!;
+      void this.#attempt(entry, entry.attempt);
+    }
+    const isEmpty = entry.grants.length + entry.queue.length === 0 && entry.attempt === undefined;
+    if (isEmpty && this.#entries.get(entry.name) === entry) this.#entries.delete(entry.name);
+  }
+
+  async #attempt(entry: LockEntry, claim: PendingClaim): Promise<void> {
+    try {
+      const grant = await this.#acquire(entry, claim);
+      if (grant !== undefined) this.#grant(entry, claim, grant);
+    } catch (error) {
+      this.#settleRefused(entry, claim, error as Error);
+    } finally {
+      entry.attempt = undefined;
+      this.#pump(entry);
+    }
+  }
+
+  /** The lock in the kernel, or `undefined` when the claim was settled meanwhile. */
+  async #acquire(entry: LockEntry, claim: PendingClaim): Promise<Grant | undefined> {
+    const { lockDir, gid, pool } = this.#parts;
+    const { name } = entry;
+    const access = { peerUid: claim.claimant.peer.uid, gid };
+    for (let tries = 0; tries < MAX_REPLACEMENTS && !claim.isSettled; tries++) {
+      const file = openLockFile(lockDir, name, access);
+      const order = { name, shared: claim.shared, wait: claim.waitMs > 0, tied: true };
+      const { holder, outcome } = await pool.lock(order, file.fd, {
+        onStart: (holder) => claim.holder = holder,
+        onWaiting: () => this.#markQueued(entry, claim),
+      });
+      if (outcome.kind === "locked" && !claim.isSettled && isStillThere(file)) {
+        return this.#toGrant(claim, file, holder);
+      }
+      this.#unlock(file, holder);
+      await holder.ended;
+      if (outcome.kind === "busy") throw await this.#contended(entry, claim);
+      if (outcome.kind === "failed") throw holderFailed(name, outcome.reason);
+    }
+    if (claim.isSettled) return undefined;
+    throw new WireError(
+      "lock-file",
+      `Cannot claim "${name}": its lock file is replaced again and again`,
+      { name, reason: "keeps-changing" },
+    );
+  }
+
+  #toGrant(claim: PendingClaim, file: LockFile, holder: HolderProcess): Grant {
+    const { claimant, shared, params: { name, purpose } } = claim;
+    try {
+      const token = this.#parts.tokens.next();
+      const [since, sinceAt] = [Date.now(), performance.now()];
+      return {
+        name,
+        claimant,
+        purpose,
+        shared,
+        token,
+        since,
+        sinceAt,
+        file,
+        holder,
+        isOver: false,
+      };
+    } catch (error) {
+      this.#unlock(file, holder);
+      throw error;
+    }
+  }
+
+  #grant(entry: LockEntry, claim: PendingClaim, grant: Grant): void {
+    const { outlivesAgent, log } = this.#parts;
+    const { name, token, shared, holder } = grant;
+    claim.settle();
+    remove(entry.queue, claim);
+    entry.grants.push(grant);
+    this.#record(entry);
+    // From here on an end of this process leaves the lock with its session, not with nobody.
+    if (outlivesAgent) holder.untie();
+    holder.onDeath = () => void this.#replaceHolder(entry, grant);
+    if (++this.#grantCount === 1) this.onHolding?.(true);
+    claim.resolve({ name, token, holderPid: holder.pid, shared, waitedMs: claim.waitedMs });
+    log("lock-granted", { ...eventFacts(grant), waitedMs: claim.waitedMs });
+    this.#announce("granted", grant.claimant, entry);
+    this.#parts.pool.refill();
+  }
+
+  #markQueued(entry: LockEntry, claim: PendingClaim): void {
+    claim.isQueued = true;
+    this.#tellQueued(entry, claim);
+    this.#pump(entry);
+  }
+
+  #tellQueued(entry: LockEntry, claim: PendingClaim): void {
+    const position = entry.queue.indexOf(claim) + 1;
+    if (claim.isSettled || position === 0 || claim.waitMs === 0) return;
+    void this.#holdersOf(entry).then(([holder]) => {
+      if (!claim.isSettled) claim.claimant.notifyQueued({ name: entry.name, position, holder });
+    });
+    this.#announce("queued", claim.claimant, entry);
+  }
+
+  /** Refuses a claim that may not wait or has waited long enough. */
+  async #refuse(entry: LockEntry, claim: PendingClaim): Promise<void> {
+    if (!claim.settle()) return;
+    remove(entry.queue, claim);
+    if (entry.attempt === claim) claim.holder?.kill();
+    const error = await this.#contended(entry, claim);
+    this.#dismiss(entry, claim, error);
+  }
+
+  #cancel(entry: LockEntry, claim: PendingClaim, detail: string): void {
+    if (!claim.settle()) return;
+    if (entry.attempt === claim) claim.holder?.kill();
+    remove(entry.queue, claim);
+    const message = `Claim of "${entry.name}" has ended: ${detail}`;
+    this.#dismiss(entry, claim, new WireError("cancelled", message, { name: entry.name }));
+  }
+
+  #settleRefused(entry: LockEntry, claim: PendingClaim, error: Error): void {
+    if (!claim.settle()) return;
+    remove(entry.queue, claim);
+    this.#dismiss(entry, claim, error);
+    this.#parts.pool.refill();
+  }
+
+  #dismiss(entry: LockEntry, claim: PendingClaim, error: Error): void {
+    this.#parts.limits.removeClaim(claim.claimant.peer.uid);
+    this.#unindex(claim.claimant, entry);
+    claim.reject(error);
+    const { owner, peer } = claim.claimant;
+    this.#parts.log("claim-refused", {
+      name: entry.name,
+      owner,
+      peerPid: peer.pid,
+      uid: peer.uid,
+      code: error instanceof WireError ? error.code : "internal",
+      message: error.message,
+    });
+    this.#announce("left", claim.claimant, entry);
+    this.#pump(entry);
+  }
+
+  async #contended(entry: LockEntry, claim: PendingClaim): Promise<WireError> {
+    const holders = await this.#holdersOf(entry);
+    const { name } = entry;
+    const [holder] = holders;
+    const waitedMs = claim.waitMs === 0 ? 0 : claim.waitedMs;
+    const waiting = entry.queue.filter((other) => other !== claim).length;
+    const facts: ContendedFacts = {
+      name,
+      holder,
+      holderCount: holders.length,
+      queueLength: waiting,
+      waitedMs,
+    };
+    const message = `Cannot claim "${name}": ${describeHolder(holder)}`;
+    return new WireError("contended", message, { ...facts });
+  }
+
+  // ---- grants ----------------------------------------------------------------------------------
+
+  /** Starts a new holder for a lock whose holder was killed; our descriptor has kept it meanwhile. */
+  async #replaceHolder(entry: LockEntry, grant: Grant): Promise<void> {
+    const { pool, log, outlivesAgent } = this.#parts;
+    log("holder-died", eventFacts(grant));
+    const order = { name: grant.name, shared: grant.shared, wait: false, tied: !outlivesAgent };
+    for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !grant.isOver; tries++) {
+      const { holder, outcome } = await pool.lock(order, grant.file.fd);
+      if (outcome.kind === "locked" && !grant.isOver) {
+        grant.holder = holder;
+        holder.onDeath = () => void this.#replaceHolder(entry, grant);
+        this.#record(entry);
+        log("holder-replaced", eventFacts(grant));
+        return pool.refill();
+      }
+      holder.kill();
+      if (!grant.isOver) await pause(HOLDER_RESTART_PAUSE_MS);
+    }
+    if (!grant.isOver) {
+      this.#lose(entry, grant, "holder-failed", "its holder was killed and none could be started");
+    }
+  }
+
+  #checkFile(grant: Grant): void {
+    if (grant.isOver || isStillThere(grant.file)) return;
+    const detail = `lock file ${grant.file.path} was removed or replaced`;
+    this.#lose(this.#entries.get(grant.name)!, grant, "lock-file-replaced", detail);
+  }
+
+  #lose(entry: LockEntry, grant: Grant, reason: LossReason, detail: string): void {
+    if (grant.isOver) return;
+    this.#notifyLoss(grant, reason, detail);
+    this.#end(entry, grant, "lost");
+  }
+
+  #notifyLoss(grant: Grant, reason: LossReason, detail: string): void {
+    const { name, token } = grant;
+    this.#parts.log("lock-lost", { ...eventFacts(grant), reason, detail });
+    grant.claimant.notifyLost({ name, token, reason, detail });
+  }
+
+  #end(entry: LockEntry, grant: Grant, event: "released" | "lost"): void {
+    if (grant.isOver) return;
+    grant.isOver = true;
+    this.#unlock(grant.file, grant.holder);
+    remove(entry.grants, grant);
+    this.#record(entry);
+    this.#parts.limits.removeClaim(grant.claimant.peer.uid);
+    this.#unindex(grant.claimant, entry);
+    if (--this.#grantCount === 0) this.onHolding?.(false);
+    this.#parts.log("lock-ended", { ...eventFacts(grant), how: event, heldMs: heldMsOf(grant) });
+    this.#announce(event, grant.claimant, entry);
+    this.#pump(entry);
+  }
+
+  /** LOCK_UN frees at once for every descriptor of the description; ending the holder alone does not. */
+  #unlock(file: LockFile, holder: HolderProcess): void {
+    flock(file.fd, LOCK_UN);
+    holder.kill();
+    closeSync(file.fd);
+  }
+
+  // ---- facts -----------------------------------------------------------------------------------
+
+  async #holdersOf(entry: LockEntry): Promise<HolderFacts[]> {
+    if (entry.grants.length > 0) return entry.grants.map(factsOfGrant);
+    try {
+      const foreign = await findForeignHoldersOf(
+        this.#parts.lockDir,
+        entry.name,
+        this.holderPids(),
+      );
+      const ownerships = this.#parts.records.read(entry.name)?.ownerships ?? [];
+      return foreign.map((holder) => explain(holder, ownerships));
+    } catch (error) {
+      return [{ kind: "foreign", hiddenBecause: (error as Error).message }];
+    }
+  }
+
+  #factsOf(entry: LockEntry): LockFacts {
+    return {
+      name: entry.name,
+      holders: entry.grants.map(factsOfGrant),
+      waiters: entry.queue.filter((claim) => !claim.isSettled).map((claim) => ({
+        owner: claim.claimant.owner,
+        purpose: claim.params.purpose,
+        uid: claim.claimant.peer.uid,
+        waitedMs: claim.waitedMs,
+        shared: claim.shared,
+      })),
+    };
+  }
+
+  #announce(event: ChangeParams["event"], { owner }: Claimant, entry: LockEntry): void {
+    if (this.#watchers.size === 0) return;
+    const lock = this.#factsOf(entry);
+    for (const watcher of this.#watchers) watcher({ event, owner, lock });
+  }
+
+  #record(entry: LockEntry): void {
+    const ownerships = entry.grants.map((grant) => ({
+      owner: grant.claimant.owner,
+      purpose: grant.purpose,
+      uid: grant.claimant.peer.uid,
+      token: grant.token,
+      since: grant.since,
+      shared: grant.shared,
+      holder: { pid: grant.holder.pid, startTime: readStat(grant.holder.pid)?.startTime ?? 0 },
+      agent: this.#agent,
+      peer: { pid: grant.claimant.peer.pid, startTime: grant.claimant.peer.startTime },
+    }));
+    const { name } = entry;
+    const [bootId, pidNamespace] = [this.#bootId, this.#pidNamespace];
+    const error = this.#parts.records.write({ name, bootId, pidNamespace, ownerships });
+    if (error !== undefined) this.#parts.log("record-failed", { name, message: error.message });
+  }
+
+  // ---- bookkeeping -----------------------------------------------------------------------------
+
+  #entryOf(name: string): LockEntry {
+    let entry = this.#entries.get(name);
+    if (entry === undefined) {
+      entry = { name, grants: [], queue: [], attempt: undefined };
+      this.#entries.set(name, entry);
+    }
+    return entry;
+  }
+
+  #index(claimant: Claimant): Set<LockEntry> {
+    let entries = this.#byClaimant.get(claimant);
+    if (entries === undefined) this.#byClaimant.set(claimant, entries = new Set());
+    return entries;
+  }
+
+  #unindex(claimant: Claimant, entry: LockEntry): void {
+    const entries = this.#byClaimant.get(claimant);
+    entries?.delete(entry);
+    if (entries?.size === 0) this.#byClaimant.delete(claimant);
+  }
+
+  #grantsOf(claimant: Claimant): Grant[] {
+    const entries = [...this.#byClaimant.get(claimant) ?? []];
+    return entries.flatMap((entry) => entry.grants.filter((grant) => grant.claimant === claimant));
+  }
+}
+
+/** A claim can be granted beside the grants there are. */
+function isCompatible(entry: LockEntry, claim: PendingClaim): boolean {
+  return entry.grants.every((grant) => grant.shared && claim.shared);
+}
+
+function factsOfGrant(grant: Grant): OwnHolder {
+  const { claimant, purpose, since, token, shared } = grant;
+  const { uid, pid: peerPid } = claimant.peer;
+  return {
+    kind: "own",
+    owner: claimant.owner,
+    purpose,
+    uid,
+    user: userName(uid),
+    peerPid,
+    clientAddress: claimant.clientAddress,
+    since,
+    heldMs: heldMsOf(grant),
+    lastHeardMs: Math.round(performance.now() - claimant.lastHeardAt),
+    holderPid: grant.holder.pid,
+    token,
+    shared,
+  };
+}
+
+function eventFacts(grant: Grant): Record<string, unknown> {
+  const { name, token, holder, shared, purpose, claimant: { owner, peer } } = grant;
+  const { pid: peerPid, uid } = peer;
+  return { name, owner, purpose, token, holderPid: holder.pid, peerPid, uid, shared };
+}
+
+function heldMsOf(grant: Grant): number {
+  return Math.round(performance.now() - grant.sinceAt);
+}
+
+function holderFailed(name: string, reason: string): WireError {
+  return new WireError("holder-failed", `Cannot claim "${name}": ${reason}`, { name, reason });
+}
+
+function remove<T>(list: T[], item: T): void {
+  const index = list.indexOf(item);
+  if (index >= 0) list.splice(index, 1);
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,110 @@
+/**
+ * Who is at the other end of a connection, and whose SSH session it came through.
+ *
+ * @module
+ */
+
+import { readFileSync } from "node:fs";
+import type { PeerCredentials } from "./libc.ts";
+import {
+  listDescriptors,
+  type ProcessId,
+  readEnvironment,
+  readExecutable,
+  readStat,
+} from "./proc.ts";
+
+// From OpenSSH 9.8 on the part of sshd that serves one session is a program of its own.
+const SSHD_NAMES = ["sshd", "sshd-session"];
+
+// More ancestors than any honest process has; a guard against reading a changing tree for ever.
+const MAX_ANCESTORS = 64;
+
+/** The other end of a connection. */
+export interface Peer extends PeerCredentials {
+  /** Start time of the process, where it can be seen. */
+  startTime?: number;
+}
+
+/**
+ * Completes what the socket says of a peer by what /proc says of it.
+ *
+ * @param credentials What SO_PEERCRED says.
+ */
+export function identifyPeer(credentials: PeerCredentials): Peer {
+  return { ...credentials, startTime: readStat(credentials.pid)?.startTime };
+}
+
+/**
+ * The sshd process of the SSH session that a process belongs to: itself or its nearest ancestor.
+ *
+ * @param pid The process.
+ * @returns `undefined` for a process that no sshd has started.
+ */
+export function findSshdProcess(pid: number): ProcessId | undefined {
+  let stat = readStat(pid);
+  for (let steps = 0; stat !== undefined && steps < MAX_ANCESTORS; steps++) {
+    if (SSHD_NAMES.includes(stat.comm) && !isListener(stat.pid)) return stat;
+    stat = readStat(stat.parentPid);
+  }
+  return undefined;
+}
+
+/**
+ * Address of the SSH client behind a peer, where it can be known: from the session's environment,
+ * else from the TCP connection of its sshd.
+ *
+ * @param pid The peer.
+ */
+export function findClientAddress(pid: number): string | undefined {
+  const connection = readEnvironment(pid, "SSH_CONNECTION");
+  if (connection !== undefined) return connection.split(" ")[0];
+  const sshd = findSshdProcess(pid);
+  return sshd === undefined ? undefined : remoteAddressOf(sshd.pid);
+}
+
+/** The sshd that listens is an ancestor of all sessions and the root of none. */
+function isListener(pid: number): boolean {
+  const parent = readStat(pid)?.parentPid;
+  const parentComm = parent === undefined ? undefined : readStat(parent)?.comm;
+  const bySshd = parentComm !== undefined && SSHD_NAMES.includes(parentComm);
+  const executable = readExecutable(pid);
+  return !bySshd && !(executable?.endsWith("/sshd-session") ?? false);
+}
+
+function remoteAddressOf(pid: number): string | undefined {
+  const inodes = (listDescriptors(pid) ?? [])
+    .map(([, target]) => /^socket:\[(\d+)\]$/.exec(target)?.[1])
+    .filter((inode) => inode !== undefined);
+  for (const table of ["tcp", "tcp6"]) {
+    for (const line of readTable(pid, table)) {
+      const fields = line.trim().split(/\s+/);
+      // State 01 is ESTABLISHED; forwarded connections come later in the descriptor table.
+      if (fields[3] === "01" && inodes.includes(fields[9]!)) return decodeAddress(fields[2]!);
+    }
+  }
+  return undefined;
+}
+
+function readTable(pid: number, table: string): string[] {
+  try {
+    return readFileSync(`/proc/${pid}/net/${table}`, "latin1").split("\n").slice(1);
+  } catch {
+    return [];
+  }
+}
+
+/** `0100007F:1F90` is 127.0.0.1 port 8080: each 32-bit word in the order of the host's bytes. */
+function decodeAddress(field: string): string {
+  const hex = field.split(":")[0]!;
+  const words = hex.match(/.{8}/g) ?? [];
+  const bytes = words.flatMap((word) => word.match(/../g)!.reverse().map((b) => parseInt(b, 16)));
+  if (bytes.length === 4) return bytes.join(".");
+  const mapped = bytes.slice(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff;
+  if (mapped) return bytes.slice(12).join(".");
+  const groups = Array.from(
+    { length: 8 },
+    (_, i) => ((bytes[2 * i]! << 8) | bytes[2 * i + 1]!).toString(16),
+  );
+  return groups.join(":").replace(/(^|:)0(:0)+(:|$)/, "::");
+}

@@ -1,0 +1,166 @@
+/**
+ * What /proc tells of a process. A process is its pid and its start time, never its pid alone.
+ *
+ * @module
+ */
+
+import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+
+/** A process that cannot be mistaken for a later one with the same pid. */
+export interface ProcessId {
+  /** The pid. */
+  pid: number;
+  /** Start time in clock ticks since boot (field 22 of `/proc/PID/stat`). */
+  startTime: number;
+}
+
+/** The fields of `/proc/PID/stat` that are used here. */
+export interface ProcessStat extends ProcessId {
+  /** Name of the executable, 15 bytes at most, or what the process calls itself. */
+  comm: string;
+  /** One letter: `R` running, `S` sleeping, `D` uninterruptible, `T` stopped, `Z` zombie. */
+  state: string;
+  /** Pid of the parent. */
+  parentPid: number;
+}
+
+/**
+ * What `/proc/PID/stat` says, or `undefined` when there is no such process (or none to be seen).
+ *
+ * @param pid The pid.
+ * @see proc(5)
+ */
+export function readStat(pid: number): ProcessStat | undefined {
+  const text = readProcFile(pid, "stat");
+  if (text === undefined) return undefined;
+  // The name stands in parentheses and may itself have parentheses and spaces.
+  const nameEnd = text.lastIndexOf(")");
+  const fields = text.slice(nameEnd + 2).split(" ");
+  return {
+    pid,
+    comm: text.slice(text.indexOf("(") + 1, nameEnd),
+    state: fields[0]!,
+    parentPid: Number(fields[1]),
+    startTime: Number(fields[19]),
+  };
+}
+
+/**
+ * Whether exactly this process still runs; a zombie no longer does.
+ *
+ * @param process The process.
+ */
+export function isAlive(process: ProcessId): boolean {
+  const stat = readStat(process.pid);
+  return stat !== undefined && stat.startTime === process.startTime && stat.state !== "Z";
+}
+
+/**
+ * The command line with a space for each NUL, or `undefined` when it cannot be read.
+ *
+ * @param pid The pid.
+ */
+export function readCommand(pid: number): string | undefined {
+  const text = readProcFile(pid, "cmdline");
+  return text?.replace(/\0+$/, "").replaceAll("\0", " ");
+}
+
+/**
+ * One variable of a process's environment; `undefined` when absent or not to be read.
+ *
+ * @param pid The pid.
+ * @param variable The name of the variable.
+ */
+export function readEnvironment(pid: number, variable: string): string | undefined {
+  const entries = readProcFile(pid, "environ")?.split("\0");
+  const entry = entries?.find((entry) => entry.startsWith(`${variable}=`));
+  return entry?.slice(variable.length + 1);
+}
+
+/**
+ * The user that a process runs as; `undefined` when there is no such process.
+ *
+ * @param pid The pid.
+ */
+export function readUid(pid: number): number | undefined {
+  try {
+    return statSync(`/proc/${pid}`).uid;
+  } catch {
+    return undefined;
+  }
+}
+
+/** All pids that can be seen, in no particular order. */
+export function listPids(): number[] {
+  return readdirSync("/proc").filter((entry) => /^\d+$/.test(entry)).map(Number);
+}
+
+/**
+ * The open descriptors of a process as `[number, target]`; `undefined` when they are not ours to see.
+ *
+ * @param pid The pid.
+ */
+export function listDescriptors(pid: number): [fd: number, target: string][] | undefined {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).map((
+      fd,
+    ) => [Number(fd), readLink(`/proc/${pid}/fd/${fd}`)]);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * The path of the executable of a process; `undefined` when it is not ours to see.
+ *
+ * @param pid The pid.
+ */
+export function readExecutable(pid: number): string | undefined {
+  return readLink(`/proc/${pid}/exe`) || undefined;
+}
+
+/** The host's boot id: another one means that no process from before is left. */
+export function readBootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}
+
+/** This process's pid namespace, such as `pid:[4026531836]`. */
+export function readPidNamespace(): string {
+  return readLink("/proc/self/ns/pid");
+}
+
+/**
+ * Why /proc cannot be relied on here, or `undefined` where it can.
+ *
+ * Guessing around a hidden /proc would judge living processes dead.
+ */
+export function whyProcIsBlind(): string | undefined {
+  let mounts: string;
+  try {
+    mounts = readFileSync("/proc/self/mounts", "utf8");
+  } catch {
+    return "/proc is not mounted";
+  }
+  const proc = mounts.split("\n").find((line) => line.split(" ")[1] === "/proc");
+  const hidepid = /hidepid=(\w+)/.exec(proc ?? "")?.[1];
+  if (hidepid !== undefined && hidepid !== "0" && hidepid !== "off") {
+    return `/proc is mounted with hidepid=${hidepid}`;
+  }
+  return undefined;
+}
+
+function readProcFile(pid: number, file: string): string | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/${file}`, "utf8");
+  } catch {
+    return undefined;
+  }
+}
+
+function readLink(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * Records of granted locks, `RUNTIME_DIR/locks/NAME.json`: hints beside the kernel's truth, for
+ * people, for other agents, and for an agent that starts after one that died.
+ *
+ * @module
+ */
+
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { isLockName } from "../protocol/lock_name.ts";
+import type { ProcessId } from "./proc.ts";
+
+/** What is recorded of one ownership of a lock. */
+export interface Ownership {
+  /** The identity the claim was made under. */
+  owner: string;
+  /** What the lock is for. */
+  purpose?: string;
+  /** User id of the session. */
+  uid: number;
+  /** The fencing token. */
+  token: number;
+  /** When it was granted, in milliseconds since 1970. */
+  since: number;
+  /** Whether the lock is shared. */
+  shared: boolean;
+  /** The holder. */
+  holder: ProcessId;
+  /** The process that granted it: the lock's session is lost when this one is gone. */
+  agent: ProcessId;
+  /** The process at the other end of the session's connection. */
+  peer: { pid: number; startTime?: number };
+}
+
+/** The record of a lock. */
+export interface LockRecord {
+  /** The lock. */
+  name: string;
+  /** Boot in which it was written: after another one, nothing of it is left. */
+  bootId: string;
+  /** Pid namespace in which its pids mean something. */
+  pidNamespace: string;
+  /** Who has the lock; several only while it is shared. */
+  ownerships: Ownership[];
+}
+
+/** The records of one runtime folder. */
+export class Records {
+  readonly #folder: string;
+
+  /**
+   * @param runtimeDir The runtime folder; it must exist.
+   */
+  constructor(runtimeDir: string) {
+    this.#folder = join(runtimeDir, "locks");
+  }
+
+  /** Makes the folder. */
+  prepare(): void {
+    mkdirSync(this.#folder, { recursive: true, mode: 0o750 });
+  }
+
+  /**
+   * Replaces the record of a lock in one step; removes it when nobody has the lock.
+   *
+   * A record that cannot be written is reported and costs no lock: the kernel has the truth.
+   *
+   * @param record The record.
+   * @returns What stood in the way, or `undefined`.
+   */
+  write(record: LockRecord): Error | undefined {
+    const path = this.#path(record.name);
+    try {
+      if (record.ownerships.length === 0) {
+        unlinkSync(path);
+      } else {
+        writeFileSync(`${path}.new`, JSON.stringify(record), { mode: 0o640 });
+        renameSync(`${path}.new`, path);
+      }
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") return error as Error;
+    }
+    return undefined;
+  }
+
+  /**
+   * The record of a lock; `undefined` when there is none or it is damaged.
+   *
+   * @param name A valid lock name.
+   */
+  read(name: string): LockRecord | undefined {
+    try {
+      const record: unknown = JSON.parse(readFileSync(this.#path(name), "utf8"));
+      return isLockRecord(record) && record.name === name ? record : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** The names of all locks that have a record, damaged ones included. */
+  names(): string[] {
+    try {
+      return readdirSync(this.#folder)
+        .filter((file) => file.endsWith(".json"))
+        .map((file) => file.slice(0, -".json".length))
+        .filter(isLockName);
+    } catch {
+      return [];
+    }
+  }
+
+  #path(name: string): string {
+    return join(this.#folder, `${name}.json`);
+  }
+}
+
+function isLockRecord(value: unknown): value is LockRecord {
+  const record = value as LockRecord | null;
+  return typeof record === "object" && record !== null && typeof record.name === "string" &&
+    typeof record.bootId === "string" && typeof record.pidNamespace === "string" &&
+    Array.isArray(record.ownerships) && record.ownerships.every(isOwnership);
+}
+
+function isOwnership(value: unknown): value is Ownership {
+  const ownership = value as Ownership | null;
+  return typeof ownership === "object" && ownership !== null &&
+    typeof ownership.owner === "string" && Number.isSafeInteger(ownership.token) &&
+    Number.isSafeInteger(ownership.uid) && Number.isFinite(ownership.since) &&
+    isProcessId(ownership.holder) &&
+    isProcessId(ownership.agent) && typeof ownership.peer?.pid === "number";
+}
+
+function isProcessId(value: unknown): value is ProcessId {
+  const id = value as ProcessId | null;
+  return typeof id === "object" && id !== null && Number.isSafeInteger(id.pid) && id.pid > 1 &&
+    Number.isSafeInteger(id.startTime);
+}

@@ -1,0 +1,263 @@
+/**
+ * The resident part of the agent: listens, and gives each connection a session.
+ *
+ * @module
+ */
+
+import { chmodSync, chownSync, mkdirSync, unlinkSync } from "node:fs";
+import { createServer, type Server, type Socket } from "node:net";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { encodeMessage } from "../protocol/framing.ts";
+import { VERSION } from "../protocol/version.ts";
+import { WireError } from "../protocol/wire_error.ts";
+import { descriptorOf, HolderPool } from "./holder.ts";
+import { readHostStatus } from "./host_status.ts";
+import { peerCredentials } from "./libc.ts";
+import { Limits } from "./limits.ts";
+import { checkLockDir } from "./lock_file.ts";
+import { LockDirWatch } from "./lock_dir_watch.ts";
+import { LockTable } from "./lock_table.ts";
+import type { Log } from "./log.ts";
+import { type AgentPaths, ensurePrivateFolder } from "./paths.ts";
+import { identifyPeer } from "./peer.ts";
+import { endOrphans } from "./orphans.ts";
+import { Records } from "./records.ts";
+import { lockRunFile } from "./run_file.ts";
+import { Session, type SessionParts } from "./session.ts";
+import { SilenceWatch } from "./silence.ts";
+import { TokenStore } from "./token_store.ts";
+
+/** The group whose members may use the host's agent. */
+export const SOCKET_GROUP = "sshlock";
+
+/** Connections that may wait for accept(2); the kernel caps it at net.core.somaxconn. */
+const BACKLOG = 512;
+
+/** Where an agent started by systemd finds its listening socket; sd_listen_fds(3). */
+const ACTIVATION_FD = 3;
+
+/** How an agent is started. */
+export interface ServerOptions {
+  /** Where its files lie. */
+  paths: AgentPaths;
+  /** Where events go. */
+  log: Log;
+  /** Group of the socket and of new lock files; absent: the user's own. */
+  gid?: number;
+  /** End once nothing was connected for so long, in milliseconds; absent: never. */
+  idleExitMs?: number;
+}
+
+/** A running agent. */
+export interface AgentServer {
+  /** Resolved when the agent has ended, with the reason. */
+  readonly ended: Promise<string>;
+  /**
+   * Ends all locks, tells the sessions, and stops listening.
+   *
+   * @param reason Why, for the log and the sessions.
+   */
+  stop(reason: string): void;
+}
+
+/**
+ * Starts the resident agent.
+ *
+ * @param options How it is started.
+ * @throws {AlreadyRunningError} Another agent runs in the same place.
+ * @throws {WireError} `lock-file`: the lock folder is not fit for locks; `no-token`: no counter.
+ * @throws {UnsafeFolderError} Another user could reach into the runtime or state folder.
+ */
+export async function startServer(options: ServerOptions): Promise<AgentServer> {
+  const { paths, log, gid } = options;
+  checkLockDir(paths.lockDir);
+  const unlock = lockPlaces(paths, gid);
+  const parts = assemble(options);
+  parts.records.prepare();
+  parts.tokens.prepare();
+  endOrphans({ records: parts.records, lockDir: paths.lockDir, log });
+  const agent = new Agent(options, parts, unlock);
+  await agent.listen();
+  parts.pool.refill();
+  log("agent-started", {
+    version: VERSION,
+    pid: process.pid,
+    socket: paths.socket,
+    lockDir: paths.lockDir,
+    activated: isActivated(),
+  });
+  return agent;
+}
+
+interface Parts {
+  records: Records;
+  tokens: TokenStore;
+  pool: HolderPool;
+  limits: Limits;
+  table: LockTable;
+}
+
+function lockPlaces(paths: AgentPaths, gid: number | undefined): () => void {
+  const { runtimeDir, stateDir, socket } = paths;
+  const isShared = gid !== undefined;
+  ensurePrivateFolder(runtimeDir, isShared ? 0o750 : 0o700);
+  if (isShared) chownSync(runtimeDir, -1, gid);
+  ensurePrivateFolder(stateDir, 0o700);
+  const unlockRuntime = lockRunFile(join(runtimeDir, "agent.lock"));
+  if (dirname(socket) === runtimeDir || isActivated()) return unlockRuntime;
+  mkdirSync(dirname(socket), { recursive: true, mode: 0o700 });
+  const unlockSocket = lockRunFile(`${socket}.lock`);
+  return () => {
+    unlockSocket();
+    unlockRuntime();
+  };
+}
+
+function assemble({ paths, log, gid }: ServerOptions): Parts {
+  const records = new Records(paths.runtimeDir);
+  const tokens = new TokenStore(paths.stateDir);
+  const pool = new HolderPool(paths.holder);
+  const limits = new Limits();
+  const { lockDir } = paths;
+  const table = new LockTable({
+    lockDir,
+    gid,
+    pool,
+    tokens,
+    records,
+    limits,
+    log,
+    outlivesAgent: true,
+  });
+  return { records, tokens, pool, limits, table };
+}
+
+class Agent implements AgentServer {
+  readonly ended: Promise<string>;
+  readonly #options: ServerOptions;
+  readonly #parts: Parts;
+  readonly #unlock: () => void;
+  readonly #server: Server;
+  readonly #sessionParts: SessionParts;
+  readonly #watch: LockDirWatch;
+  readonly #sockets = new Set<Socket>();
+  #resolveEnded!: (reason: string) => void;
+  #idleTimer: ReturnType<typeof setTimeout> | undefined;
+  #isOver = false;
+
+  constructor(options: ServerOptions, parts: Parts, unlock: () => void) {
+    this.#options = options;
+    this.#parts = parts;
+    this.#unlock = unlock;
+    this.ended = new Promise((resolve) => this.#resolveEnded = resolve);
+    this.#sessionParts = {
+      table: parts.table,
+      silence: new SilenceWatch(),
+      log: options.log,
+      status: (name) => this.#status(name),
+    };
+    this.#watch = new LockDirWatch(options.paths.lockDir, parts.table, options.log);
+    parts.table.onHolding = (isHolding) => this.#watch.set(isHolding);
+    // Half-open: a client may send its requests, close its side, and still read the answers.
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
+  }
+
+  async listen(): Promise<void> {
+    const { socket } = this.#options.paths;
+    const activated = isActivated();
+    if (!activated) removeStaleSocket(socket);
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once("error", reject);
+      const where = activated ? { fd: ACTIVATION_FD } : { path: socket, backlog: BACKLOG };
+      // The socket is nobody's until its group and mode are set.
+      const umask = process.umask(0o177);
+      this.#server.listen(where, () => {
+        this.#server.off("error", reject);
+        resolve();
+      });
+      process.umask(umask);
+    });
+    this.#server.on("error", (error) => {
+      this.#options.log("server-error", { message: error.message });
+    });
+    if (!activated) openSocketTo(socket, this.#options.gid);
+    this.#startIdleTimer();
+  }
+
+  stop(reason: string): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    const { table, pool, tokens } = this.#parts;
+    clearTimeout(this.#idleTimer);
+    table.endAll(reason);
+    pool.close();
+    this.#watch.set(false);
+    if (!isActivated()) removeStaleSocket(this.#options.paths.socket);
+    this.#server.close();
+    for (const socket of this.#sockets) socket.end(() => socket.destroy());
+    tokens.close();
+    this.#options.log("agent-ended", { reason });
+    this.#unlock();
+    this.#resolveEnded(reason);
+  }
+
+  #accept(socket: Socket): void {
+    const { limits } = this.#parts;
+    const { log } = this.#options;
+    try {
+      const peer = identifyPeer(peerCredentials(descriptorOf(socket)));
+      limits.addConnection(peer.uid);
+      this.#sockets.add(socket);
+      clearTimeout(this.#idleTimer);
+      socket.once("close", () => {
+        limits.removeConnection(peer.uid);
+        this.#sockets.delete(socket);
+        this.#startIdleTimer();
+      });
+      new Session(socket, peer, this.#sessionParts);
+    } catch (error) {
+      log("connection-refused", { message: (error as Error).message });
+      socket.on("error", () => {/* it is on its way out */});
+      if (error instanceof WireError) {
+        socket.write(encodeMessage({ jsonrpc: "2.0", id: null, error: error.toWire() }));
+      }
+      socket.end(() => socket.destroy());
+    }
+  }
+
+  #status(name: string | undefined) {
+    const { records, table } = this.#parts;
+    const { lockDir } = this.#options.paths;
+    table.checkFiles(name);
+    const agent = { locks: table.facts(), holderPids: table.holderPids() };
+    return readHostStatus({ lockDir, records, agent }, name);
+  }
+
+  #startIdleTimer(): void {
+    const { idleExitMs } = this.#options;
+    if (idleExitMs === undefined || this.#isOver || this.#sockets.size > 0) return;
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = setTimeout(() => this.stop("nothing was connected"), idleExitMs);
+  }
+}
+
+/** Whether systemd has passed a listening socket to this process. */
+function isActivated(): boolean {
+  const { LISTEN_PID, LISTEN_FDS } = process.env;
+  return Number(LISTEN_PID) === process.pid && Number(LISTEN_FDS) > 0;
+}
+
+/** Only after the run file was locked: then no living agent listens on it. */
+function removeStaleSocket(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+}
+
+function openSocketTo(path: string, gid: number | undefined): void {
+  if (gid !== undefined) chownSync(path, -1, gid);
+  chmodSync(path, gid === undefined ? 0o600 : 0o660);
+}

@@ -1,0 +1,152 @@
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+import { REPORTER_BUNDLE } from "./bundle_tests.ts";
+import type { TestRun } from "./test_plan.ts";
+import { parseJunit, parseRecordLines, type TestRecord } from "./test_record.ts";
+import { findBun, findDeno } from "./tools.ts";
+
+// No file of this project takes this long; a hang is told as one, within the limit of a whole run.
+const FILE_LIMIT_MS = 300_000;
+
+/** What one run of one file came to. */
+export type FileOutcome = {
+  readonly records: readonly TestRecord[];
+  /** Everything that the tests printed. */
+  readonly printed: string;
+  readonly tookMs: number;
+};
+
+/**
+ * Runs one test file to its end.
+ *
+ * A file that ran no test, was ended by a signal, or failed beside its tests has a failed record that
+ * says so: no file can pass by doing nothing.
+ *
+ * @param onNode What the same file came to on Node, for a run on another runtime: it knows why tests
+ *   were skipped, and which have to run at all.
+ */
+export async function runTestFile(
+  run: TestRun,
+  onNode: readonly TestRecord[],
+  signal: AbortSignal,
+): Promise<FileOutcome> {
+  const began = performance.now();
+  const folder = mkdtempSync(join(tmpdir(), "sshlock-report-"));
+  const reportFile = join(folder, "report");
+  const { ending, printed } = await execute(run, reportFile, signal);
+  const report = readReport(reportFile);
+  rmSync(folder, { recursive: true });
+  const records = run.runtime === "node" ? parseRecordLines(report) : parseJunit(report, onNode);
+  const objections = [
+    objectTo(ending, records),
+    ...(run.runtime === "node" ? [] : missing(records, onNode)),
+  ];
+  for (const error of objections) {
+    if (error !== undefined) records.push({ kind: "failed", name: "(the file itself)", error });
+  }
+  return { records, printed, tookMs: performance.now() - began };
+}
+
+type Ending = { code: number | null; signal: string | null; timedOut: boolean };
+
+function objectTo(ending: Ending, records: readonly TestRecord[]): string | undefined {
+  if (ending.timedOut) return `It did not end within ${FILE_LIMIT_MS / 1000} s and was killed`;
+  if (ending.signal !== null) return `It was ended by ${ending.signal}`;
+  if (records.length === 0) return `It ran no test (exit code ${ending.code})`;
+  if (ending.code !== 0 && !records.some(({ kind }) => kind === "failed")) {
+    return `All its tests passed, but its exit code is ${ending.code}`;
+  }
+  return undefined;
+}
+
+// `deno test` reports success for a file that throws between two node:test calls. Deno and Bun list
+// parts of a test differently, so a name is there when it, its whole or a part of it is.
+function missing(records: readonly TestRecord[], onNode: readonly TestRecord[]): string[] {
+  const isThere = (name: string) =>
+    records.some((each) =>
+      each.name === name || name.startsWith(`${each.name} > `) || each.name.startsWith(`${name} > `)
+    );
+  return onNode.filter(({ name }) => !isThere(name))
+    .map(({ name }) => `It did not run the test that Node ran: ${name}`);
+}
+
+async function execute(
+  run: TestRun,
+  reportFile: string,
+  signal: AbortSignal,
+): Promise<{ ending: Ending; printed: string }> {
+  const [command, ...args] = commandLine(run, reportFile);
+  // A process group of its own, so that a hanging test ends with all that it started.
+  const child = spawn(command, args, {
+    detached: true,
+    env: environment(run),
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const chunks: Buffer[] = [];
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on("data", (chunk: Buffer) => chunks.push(chunk));
+  }
+  let timedOut = false;
+  const timer = setTimeout(() => {
+    timedOut = true;
+    killGroup(child.pid);
+  }, FILE_LIMIT_MS);
+  const onAbort = () => killGroup(child.pid);
+  signal.addEventListener("abort", onAbort);
+  try {
+    const ending = await new Promise<Ending>((settle, reject) => {
+      child.on("error", reject);
+      // "exit", not "close": a daemon that a test left behind may keep the pipes open.
+      child.on("exit", (code, name) => setTimeout(settle, 20, { code, signal: name, timedOut }));
+    });
+    return { ending, printed: Buffer.concat(chunks).toString() };
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
+    child.stdout.destroy();
+    child.stderr.destroy();
+  }
+}
+
+function killGroup(leader: number | undefined): void {
+  try {
+    if (leader !== undefined) process.kill(-leader, "SIGKILL");
+  } catch {
+    // The whole group has ended meanwhile.
+  }
+}
+
+function commandLine({ runtime, bundle }: TestRun, reportFile: string): [string, ...string[]] {
+  if (runtime === "deno") {
+    const flags = ["-A", "--no-check", "--quiet", `--junit-path=${reportFile}`];
+    return [findDeno(), "test", ...flags, bundle.program];
+  }
+  if (runtime === "bun") {
+    // Bun's own limit of 5 s a test would be another one than on Node and Deno.
+    const flags = [`--timeout=${FILE_LIMIT_MS}`, "--reporter=junit"];
+    return [findBun(), "test", ...flags, `--reporter-outfile=${reportFile}`, `./${bundle.program}`];
+  }
+  return [
+    process.execPath,
+    "--enable-source-maps",
+    `--test-reporter=./${REPORTER_BUNDLE}`,
+    `--test-reporter-destination=${reportFile}`,
+    bundle.program,
+  ];
+}
+
+function environment({ agent }: TestRun): NodeJS.ProcessEnv {
+  const command = agent === undefined ? {} : { SSHLOCK_TEST_AGENT: JSON.stringify(agent.command) };
+  return { ...process.env, NO_COLOR: "1", ...command };
+}
+
+function readReport(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return ""; // it ended before it could write one
+  }
+}

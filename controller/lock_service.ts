@@ -1,0 +1,77 @@
+/**
+ * What a session needs of a host's locks, whichever way it reaches them.
+ *
+ * @module
+ */
+
+import type { ClaimParams, QueuedParams, StatusResult } from "../protocol/messages.ts";
+import type { LossCause } from "./errors.ts";
+import type { Way } from "./way.ts";
+
+/** The first cause of a loss. */
+export interface Loss {
+  /** The cause. */
+  reason: LossCause;
+  /** The cause in a sentence. */
+  detail: string;
+}
+
+/** A granted claim. */
+export interface Grant {
+  /** The fencing token; absent where the way has none. */
+  token?: number | undefined;
+  /** The process on the host that holds the flock(2). */
+  holderPid: number;
+  /** Whether the lock is shared. */
+  shared: boolean;
+  /** How long the claim waited, in milliseconds. */
+  waitedMs: number;
+  /** Lets the lock go. Resolves once it is free: with how long it was held, in milliseconds. */
+  release(): Promise<number>;
+}
+
+/** What a claim is watched by. */
+export interface ClaimWatch {
+  /** Gives the claim up. */
+  signal?: AbortSignal | undefined;
+  /** Called when the claim is queued, and each time its place changes. */
+  onQueued?: ((queued: QueuedParams) => void) | undefined;
+  /** Called once when the granted lock is lost. */
+  onLoss(loss: Loss): void;
+}
+
+/** The locks of a host, by one of the ways. */
+export interface LockService {
+  /** The way. */
+  readonly way: Way;
+  /** What this way cannot do, each in a sentence; empty where nothing is reduced. */
+  readonly reduced: readonly string[];
+  /** Resolves when the way is known to work. Rejects with {@linkcode ServiceMissingError} where it is not there. */
+  readonly proven: Promise<void>;
+  /** Resolves when the service can no longer be used: with the cause. */
+  readonly closed: Promise<string>;
+  /**
+   * Claims a lock.
+   *
+   * @throws {ServiceMissingError} The way turns out not to be there. Nothing was claimed.
+   * @throws {WireError} The claim was refused.
+   */
+  claim(params: ClaimParams, watch: ClaimWatch): Promise<Grant>;
+  /** The locks of the host, or one of them. */
+  status(name?: string): Promise<StatusResult>;
+  /** Checks the clock before anything else: a process that was stopped may have lost its locks meanwhile. */
+  checkSilence(): void;
+  /** Ends the service; what it still holds is let go. */
+  close(): void;
+}
+
+/** A way is not there at all: the next one is to be tried. */
+export class ServiceMissingError extends Error {
+  override name = "ServiceMissingError";
+}
+
+/** The connection was lost: no way to any lock is left. The first cause of a loss wins, so it is told before channels close. */
+export const CONNECTION_LOST: Loss = {
+  reason: "connection-closed",
+  detail: "the SSH connection was lost",
+};

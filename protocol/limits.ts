@@ -1,0 +1,40 @@
+/**
+ * The limits both sides keep to, with the reason for each value.
+ *
+ * @module
+ */
+
+/** The protocol version this code speaks. A peer with another major version is refused in `hello`. */
+export const PROTOCOL_VERSION = 1;
+
+/** Longest line, in bytes with its newline: far above any honest message, and small enough to hold for 1,000 peers. */
+export const MAX_LINE_BYTES = 64 * 1024;
+
+/** Longest owner, in UTF-16 code units: an identity such as `respirate/42`, not a document. */
+export const MAX_OWNER_LENGTH = 200;
+
+/** Longest purpose, in UTF-16 code units: a sentence for the person who is refused. */
+export const MAX_PURPOSE_LENGTH = 500;
+
+/** Longest wait of one claim, in milliseconds (24 days): what a 32-bit timer can hold. */
+export const MAX_WAIT_MS = 2_147_483_647;
+
+/** Time between two heartbeats of a session, in milliseconds. */
+export const HEARTBEAT_MS = 3_000;
+
+/**
+ * Age of the last answered ping after which the controller gives its locks up, in milliseconds.
+ *
+ * It must lie between {@linkcode HEARTBEAT_MS} and {@linkcode SILENCE_MS}: the controller stops
+ * believing in its lock before the agent ends the session.
+ */
+export const GIVE_UP_MS = 10_000;
+
+/** Silence after which the agent ends a session, in milliseconds. */
+export const SILENCE_MS = 15_000;
+
+/** Smallest silence limit that a session may ask for, in milliseconds: below it, scheduling noise ends sessions. */
+export const MIN_SILENCE_MS = 200;
+
+/** Largest silence limit that a session may ask for, in milliseconds (one hour). */
+export const MAX_SILENCE_MS = 3_600_000;

@@ -1,0 +1,388 @@
+/**
+ * What controller and agent say to each other: JSON-RPC 2.0 requests, their results, and the
+ * notifications of the agent. `docs/protocol.md` is the same in words.
+ *
+ * The guards are written by hand because they are on the path of every claim.
+ *
+ * @module
+ */
+
+import { MAX_OWNER_LENGTH, MAX_PURPOSE_LENGTH, MAX_WAIT_MS } from "./limits.ts";
+import { isLockName, LOCK_NAME_RULE } from "./lock_name.ts";
+import { WireError } from "./wire_error.ts";
+
+/** The `id` of a request: what its response is matched by. */
+export type RequestId = string | number | null;
+
+/** A request, or a notification where `id` is absent. */
+export interface Request {
+  /** Absent in a notification, which is never answered. */
+  id?: RequestId;
+  /** The method's name. */
+  method: string;
+  /** The method's parameters; `{}` where the message had none. */
+  params: Record<string, unknown>;
+}
+
+/** Parameters of `hello`, the first request of a connection. */
+export interface HelloParams {
+  /** The protocol version of the client. */
+  protocol: number;
+  /** Program and version of the client, for people. */
+  client?: string;
+  /** The identity that claims are made under; default `uid:UID`. */
+  owner?: string;
+  /** The silence limit this session asks for, in milliseconds; 0 for none (local sessions only). */
+  silenceMs?: number;
+}
+
+/** Result of `hello`. */
+export interface HelloResult {
+  /** The protocol version of the agent. */
+  protocol: number;
+  /** Version of the agent. */
+  agent: string;
+  /** The host's name. */
+  host: string;
+  /** The host's boot id: another one means that nothing from before is left. */
+  bootId: string;
+  /** The agent's pid namespace, as `/proc/self/ns/pid` shows it. */
+  pidNamespace: string;
+  /** The owner that claims of this connection are made under. */
+  owner: string;
+  /** How often the client is to send something, in milliseconds. */
+  heartbeatMs: number;
+  /** The client gives its locks up this long after it sent the last ping that was answered, in milliseconds. */
+  giveUpMs: number;
+  /** The agent ends a session that was silent for so long, in milliseconds; 0 for never. */
+  silenceMs: number;
+}
+
+/** Parameters of `claim`. */
+export interface ClaimParams {
+  /** The lock to claim. */
+  name: string;
+  /** Share the lock with other shared claims; default false: exclusive. */
+  shared?: boolean;
+  /** How long to wait for the lock, in milliseconds; default 0: answer at once. */
+  waitMs?: number;
+  /** What the lock is for, for whoever is refused meanwhile. */
+  purpose?: string;
+}
+
+/** Result of `claim`: the lock is held, proven by the kernel. */
+export interface ClaimResult {
+  /** The lock. */
+  name: string;
+  /** Fencing token: higher than that of every earlier ownership of this lock. */
+  token: number;
+  /** The process that holds the flock(2), as the host's own tools name it. */
+  holderPid: number;
+  /** Whether the lock is shared. */
+  shared: boolean;
+  /** How long the claim waited, in milliseconds. */
+  waitedMs: number;
+}
+
+/** Result of `release`. */
+export interface ReleaseResult {
+  /** The lock. */
+  name: string;
+  /** The token of the ownership that ended. */
+  token: number;
+  /** How long the lock was held, in milliseconds. */
+  heldMs: number;
+}
+
+/** A holder that an agent started for one of its sessions. */
+export interface OwnHolder {
+  /** `own`: this agent's. */
+  kind: "own";
+  /** The identity that the claim was made under. */
+  owner: string;
+  /** What the lock is for. */
+  purpose?: string;
+  /** User id of the session. */
+  uid: number;
+  /** User name of the session, where the host knows one. */
+  user?: string;
+  /** Process at the other end of the agent's socket (sshd, the bridge, or a local program). */
+  peerPid: number;
+  /** Address of the SSH client, where it can be known. */
+  clientAddress?: string;
+  /** When the lock was granted, in milliseconds since 1970. */
+  since: number;
+  /** How long the lock has been held, in milliseconds. */
+  heldMs: number;
+  /** How long ago the session was last heard of, in milliseconds. */
+  lastHeardMs: number;
+  /** The process that holds the flock(2). */
+  holderPid: number;
+  /** The fencing token. */
+  token: number;
+  /** Whether the lock is shared. */
+  shared: boolean;
+}
+
+/** A holder that is not this agent's: the shell protocol, flock(1), another agent. */
+export interface ForeignHolder {
+  /** `foreign`: not this agent's. */
+  kind: "foreign";
+  /** The process that has the lock file open with a lock on it, where it can be seen. */
+  pid?: number;
+  /** Its user id. */
+  uid?: number;
+  /** Its user name. */
+  user?: string;
+  /** Its command line. */
+  command?: string;
+  /** Whether the lock is shared. */
+  shared?: boolean;
+  /** What a record says of it, where one fits: a hint, no proof. */
+  record?: { owner: string; purpose?: string; token: number; since: number };
+  /** Why less than this is known. */
+  hiddenBecause?: string;
+}
+
+/** Who has a lock. */
+export type HolderFacts = OwnHolder | ForeignHolder;
+
+/** A queued claim. */
+export interface WaiterFacts {
+  /** The identity that the claim was made under. */
+  owner: string;
+  /** What the lock is wanted for. */
+  purpose?: string;
+  /** User id of the session. */
+  uid: number;
+  /** How long it has waited, in milliseconds. */
+  waitedMs: number;
+  /** Whether a shared lock is wanted. */
+  shared: boolean;
+}
+
+/** One lock as `status` and `watch` show it. */
+export interface LockFacts {
+  /** The lock. */
+  name: string;
+  /** Who has it; several only while it is shared. Empty: free. */
+  holders: HolderFacts[];
+  /** Claims queued at this agent, the next first. */
+  waiters: WaiterFacts[];
+}
+
+/** Result of `status`. */
+export interface StatusResult {
+  /** The locks that are held or waited for, by name; with a name asked for, that one alone, free or not. */
+  locks: LockFacts[];
+  /** What the kernel could not tell, and why. */
+  notes?: string[];
+}
+
+/** Facts of the error `contended`. */
+export interface ContendedFacts {
+  /** The lock. */
+  name: string;
+  /** Who has it; absent when it was let go between the refusal and the look. */
+  holder?: HolderFacts;
+  /** How many holders share it. */
+  holderCount: number;
+  /** How many claims are queued for it at this agent. */
+  queueLength: number;
+  /** How long the claim waited, in milliseconds; 0 where it was not to wait. */
+  waitedMs: number;
+}
+
+/** Why a lock was lost. The first cause wins. */
+export type LossReason =
+  | "lock-file-replaced"
+  | "silence"
+  | "session-ended"
+  | "holder-failed"
+  | "agent-ended";
+
+/** Notification `lost`: the session no longer has the lock, against its will. */
+export interface LostParams {
+  /** The lock. */
+  name: string;
+  /** The token of the ownership that ended. */
+  token: number;
+  /** The first cause. */
+  reason: LossReason;
+  /** The cause in a sentence. */
+  detail: string;
+}
+
+/** Notification `queued`: the claim waits. */
+export interface QueuedParams {
+  /** The lock. */
+  name: string;
+  /** Place in the queue; 1 is next. */
+  position: number;
+  /** Who has the lock, as far as it is known. */
+  holder?: HolderFacts;
+}
+
+/** Notification `change` of a `watch`. */
+export interface ChangeParams {
+  /** What happened. */
+  event: "granted" | "released" | "lost" | "queued" | "left";
+  /** Who it happened to. */
+  owner: string;
+  /** The lock as it is now. */
+  lock: LockFacts;
+}
+
+/**
+ * The request in a parsed line.
+ *
+ * @param message A parsed line.
+ * @throws {WireError} `invalid-request`: it is no JSON-RPC 2.0 request.
+ */
+export function readRequest(message: unknown): Request {
+  if (!isObject(message) || message.jsonrpc !== "2.0" || typeof message.method !== "string") {
+    throw new WireError("invalid-request", "Cannot read message: it is no JSON-RPC 2.0 request");
+  }
+  const { id, method, params = {} } = message;
+  if (id !== undefined && id !== null && typeof id !== "string" && typeof id !== "number") {
+    throw new WireError("invalid-request", "Cannot read message: id is no string and no number");
+  }
+  if (!isObject(params)) throw badParams(method, "params", "an object");
+  return { id, method, params };
+}
+
+/**
+ * The parameters of `hello`.
+ *
+ * @param params What the request had.
+ * @throws {WireError} `bad-params` names the field that is wrong.
+ */
+export function readHello(params: Record<string, unknown>): HelloParams {
+  const { protocol, client, owner, silenceMs } = params;
+  if (!Number.isInteger(protocol)) throw badParams("hello", "protocol", "an integer");
+  if (!isTextOrAbsent(client, MAX_OWNER_LENGTH)) throw badText("hello", "client", MAX_OWNER_LENGTH);
+  if (!isTextOrAbsent(owner, MAX_OWNER_LENGTH)) throw badText("hello", "owner", MAX_OWNER_LENGTH);
+  if (silenceMs !== undefined && !isDuration(silenceMs)) {
+    throw badParams("hello", "silenceMs", "a number of milliseconds");
+  }
+  return params as unknown as HelloParams;
+}
+
+/**
+ * The parameters of `claim`.
+ *
+ * @param params What the request had.
+ * @throws {WireError} `bad-name` or `bad-params` names the field that is wrong.
+ */
+export function readClaim(params: Record<string, unknown>): ClaimParams {
+  const { shared, waitMs, purpose } = params;
+  readName("claim", params);
+  if (shared !== undefined && typeof shared !== "boolean") {
+    throw badParams("claim", "shared", "true or false");
+  }
+  if (waitMs !== undefined && !isDuration(waitMs)) {
+    throw badParams("claim", "waitMs", `a number of milliseconds up to ${MAX_WAIT_MS}`);
+  }
+  if (!isTextOrAbsent(purpose, MAX_PURPOSE_LENGTH)) {
+    throw badText("claim", "purpose", MAX_PURPOSE_LENGTH);
+  }
+  return params as unknown as ClaimParams;
+}
+
+/**
+ * The lock name in the parameters of a method.
+ *
+ * @param method The method, for the error.
+ * @param params What the request had.
+ * @throws {WireError} `bad-name`: absent, or no lock name.
+ */
+export function readName(method: string, params: Record<string, unknown>): string {
+  const { name } = params;
+  if (isLockName(name)) return name;
+  const shown = JSON.stringify(name)?.slice(0, 60) ?? "nothing";
+  throw new WireError(
+    "bad-name",
+    `Cannot ${method} ${shown}: a lock name is ${LOCK_NAME_RULE}`,
+  );
+}
+
+/**
+ * The lock name in the parameters of a method that can do without one.
+ *
+ * @param method The method, for the error.
+ * @param params What the request had.
+ * @throws {WireError} `bad-name`: present, but no lock name.
+ */
+export function readOptionalName(
+  method: string,
+  params: Record<string, unknown>,
+): string | undefined {
+  return params.name === undefined ? undefined : readName(method, params);
+}
+
+/**
+ * A holder in the words that every message of sshlock uses for it.
+ *
+ * @param holder Who has the lock; absent when it was let go meanwhile.
+ */
+export function describeHolder(holder: HolderFacts | undefined): string {
+  if (holder === undefined) return "held by a session that has just let go";
+  if (holder.kind === "own") {
+    const where = holder.clientAddress === undefined ? "" : `, ${holder.clientAddress}`;
+    const why = holder.purpose === undefined ? "" : ` for "${holder.purpose}"`;
+    const user = holder.user === undefined
+      ? `uid ${holder.uid}`
+      : `${holder.user}, uid ${holder.uid}`;
+    return `held by ${holder.owner} (${user}${where})${why} for ${describeMs(holder.heldMs)}`;
+  }
+  if (holder.record !== undefined) {
+    return `held by ${holder.record.owner} (foreign holder, pid ${holder.pid ?? "unknown"})`;
+  }
+  if (holder.pid === undefined) {
+    return `held by a foreign holder (${holder.hiddenBecause ?? "its process cannot be seen"})`;
+  }
+  const command = holder.command === undefined ? "" : `, ${holder.command}`;
+  return `held by a foreign holder (pid ${holder.pid}, uid ${holder.uid ?? "unknown"}${command})`;
+}
+
+/**
+ * A duration for people: `14 s`, `3 min`, `2 h`.
+ *
+ * @param ms Milliseconds.
+ */
+export function describeMs(ms: number): string {
+  if (ms < 1_000) return `${Math.round(ms)} ms`;
+  if (ms < 120_000) return `${Math.round(ms / 1_000)} s`;
+  if (ms < 7_200_000) return `${Math.round(ms / 60_000)} min`;
+  return `${Math.round(ms / 3_600_000)} h`;
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isDuration(value: unknown): value is number {
+  return typeof value === "number" && value >= 0 && value <= MAX_WAIT_MS;
+}
+
+// Control characters are refused, so that what one client says of itself cannot write to another's terminal.
+// deno-lint-ignore no-control-regex
+const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
+
+function isTextOrAbsent(value: unknown, maxLength: number): boolean {
+  if (value === undefined) return true;
+  return typeof value === "string" && value.length > 0 && value.length <= maxLength &&
+    !CONTROL.test(value);
+}
+
+function badText(method: string, field: string, maxLength: number): WireError {
+  return badParams(
+    method,
+    field,
+    `text of 1 to ${maxLength} characters without control characters`,
+  );
+}
+
+function badParams(method: string, field: string, expected: string): WireError {
+  return new WireError("bad-params", `Cannot ${method}: ${field} is not ${expected}`, { field });
+}
