@@ -150,18 +150,21 @@ export class HolderProcess {
   }
 }
 
-/** Keeps one holder ready for the next claim. */
+/** Starts holders, and keeps one ready for the next claim where more are to come. */
 export class HolderPool {
   readonly #executable: string;
+  readonly #keepsSpare: boolean;
   #spare: HolderProcess | undefined;
   #isRefilling = false;
   #isClosed = false;
 
   /**
    * @param executable The holder's file.
+   * @param options Whether {@linkcode refill} keeps a spare; default true.
    */
-  constructor(executable: string) {
+  constructor(executable: string, { keepsSpare = true }: { keepsSpare?: boolean } = {}) {
     this.#executable = executable;
+    this.#keepsSpare = keepsSpare;
   }
 
   /** The pid of the process that waits for its order, if there is one. */
@@ -196,9 +199,15 @@ export class HolderPool {
     }
   }
 
+  /** Starts a holder at once, so that it is ready when the claim is. */
+  prepare(): void {
+    this.#spare ??= this.#start();
+  }
+
   /** Starts the next spare, once the answer that the last one went into is out. */
   refill(): void {
-    if (this.#isRefilling || this.#isClosed || this.sparePid !== undefined) return;
+    if (!this.#keepsSpare || this.#isRefilling || this.#isClosed) return;
+    if (this.sparePid !== undefined) return;
     this.#isRefilling = true;
     setImmediate(() => {
       this.#isRefilling = false;

@@ -1,5 +1,5 @@
 /**
- * The C library functions that neither runtime offers: SO_PEERCRED, flock(2), SCM_RIGHTS.
+ * The C library functions that neither runtime offers: SO_PEERCRED, flock(2), SCM_RIGHTS, pidfds.
  *
  * The only file that touches FFI, for Bun (glibc and musl) and Deno behind one typed face. All
  * calls are synchronous and none of them blocks.
@@ -14,6 +14,12 @@ const SO_PEERCRED = 17;
 const SCM_RIGHTS = 1;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
+// The same on every architecture, like all system calls since Linux 5.0.
+const SYS_PIDFD_SEND_SIGNAL = 424;
+const SYS_PIDFD_OPEN = 434;
+const SYS_PIDFD_GETFD = 438;
+
+const ESRCH = 3;
 const EINTR = 4;
 const EAGAIN = 11;
 
@@ -85,6 +91,7 @@ interface Symbols {
   getsockopt(fd: number, level: number, name: number, value: Uint8Array, size: Uint8Array): number;
   flock(fd: number, operation: number): number;
   sendmsg(fd: number, message: Uint8Array, flags: number): number | bigint;
+  syscall(number: number, a: number, b: number, c: number, d: number): number | bigint;
   errno(): number;
   addressOf(bytes: Uint8Array): bigint;
 }
@@ -169,6 +176,55 @@ export function sendDescriptor(socket: number, bytes: Uint8Array, fd: number): v
   }
 }
 
+/**
+ * A descriptor that stands for one process for ever, even when its pid is given out again.
+ *
+ * @param pid The process.
+ * @returns `undefined` when there is no such process.
+ * @throws {ErrnoError} Anything else went wrong.
+ * @see pidfd_open(2)
+ */
+export function openPidfd(pid: number): number | undefined {
+  const libc = symbols();
+  const fd = Number(libc.syscall(SYS_PIDFD_OPEN, pid, 0, 0, 0));
+  if (fd >= 0) return fd;
+  const errno = libc.errno();
+  if (errno === ESRCH) return undefined;
+  throw new ErrnoError("pidfd_open", errno);
+}
+
+/**
+ * Sends a signal to the process that a pidfd stands for, and to no other.
+ *
+ * @param pidfd What {@linkcode openPidfd} gave.
+ * @param signal The number of the signal; 0 only checks.
+ * @returns `false` when the process has ended.
+ * @throws {ErrnoError} `EPERM` when it is not ours to signal.
+ * @see pidfd_send_signal(2)
+ */
+export function signalPidfd(pidfd: number, signal: number): boolean {
+  const libc = symbols();
+  if (Number(libc.syscall(SYS_PIDFD_SEND_SIGNAL, pidfd, signal, 0, 0)) === 0) return true;
+  const errno = libc.errno();
+  if (errno === ESRCH) return false;
+  throw new ErrnoError("pidfd_send_signal", errno);
+}
+
+/**
+ * A descriptor of the same open file description as one of another process's, with the same flock(2).
+ *
+ * @param pidfd The process.
+ * @param fd The number of the descriptor there.
+ * @throws {ErrnoError} `EBADF` when it has none of that number, `EPERM` when it is not ours to ask.
+ * @see pidfd_getfd(2)
+ */
+export function copyDescriptor(pidfd: number, fd: number): number {
+  const libc = symbols();
+  const copy = Number(libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0, 0));
+  if (copy >= 0) return copy;
+  throw new ErrnoError("pidfd_getfd", libc.errno());
+}
+
 /** struct cmsghdr (length, level, type) with one int, padded to the next 8 bytes. */
 function controlMessage(fd: number): Uint8Array {
   const control = new Uint8Array(new ArrayBuffer(24));
@@ -224,12 +280,14 @@ function openWithDeno(name: string): Symbols {
     getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
     flock: { parameters: ["i32", "i32"], result: "i32" },
     sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
+    syscall: { parameters: ["isize", "isize", "isize", "isize", "isize"], result: "isize" },
     __errno_location: { parameters: [], result: "pointer" },
   }).symbols;
   return {
     getsockopt: library.getsockopt!,
     flock: library.flock!,
     sendmsg: library.sendmsg!,
+    syscall: library.syscall!,
     errno: () => new UnsafePointerView(library.__errno_location!()).getInt32(),
     addressOf: (bytes) => BigInt(UnsafePointer.value(UnsafePointer.of(bytes))),
   } as Symbols;
@@ -257,12 +315,14 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       getsockopt: { args: ["i32", "i32", "i32", "ptr", "ptr"], returns: "i32" },
       flock: { args: ["i32", "i32"], returns: "i32" },
       sendmsg: { args: ["i32", "ptr", "i32"], returns: "i64_fast" },
+      syscall: { args: ["i64", "i64", "i64", "i64", "i64"], returns: "i64_fast" },
       __errno_location: { args: [], returns: "ptr" },
     }).symbols;
     return {
       getsockopt: library.getsockopt!,
       flock: library.flock!,
       sendmsg: library.sendmsg!,
+      syscall: library.syscall!,
       errno: () => read.i32(library.__errno_location!(), 0),
       addressOf: (bytes) => BigInt(ptr(bytes)),
     } as Symbols;

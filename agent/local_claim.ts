@@ -35,6 +35,9 @@ export async function claimHere(
   owner: string,
   claim: ClaimParams,
 ): Promise<HeldLock> {
+  // The process starts while the rest is made ready.
+  const pool = new HolderPool(paths.holder, { keepsSpare: false });
+  pool.prepare();
   await loadLibc();
   checkLockDir(paths.lockDir);
   for (const folder of [paths.runtimeDir, paths.stateDir]) ensurePrivateFolder(folder, 0o700);
@@ -44,7 +47,7 @@ export async function claimHere(
   const table = new LockTable({
     lockDir: paths.lockDir,
     gid: undefined,
-    pool: new HolderPool(paths.holder),
+    pool,
     tokens: new TokenStore(paths.stateDir),
     records,
     limits: new Limits(),

@@ -5,9 +5,11 @@
  */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
 import { constants, hostname } from "node:os";
 import process from "node:process";
 import {
+  type ClaimParams,
   type ContendedFacts,
   describeHolder,
   describeMs,
@@ -15,11 +17,9 @@ import {
 } from "../../protocol/messages.ts";
 import { MAX_WAIT_MS } from "../../protocol/limits.ts";
 import { WireError } from "../../protocol/wire_error.ts";
-import { connectToAgent } from "../client.ts";
-import { claimHere } from "../local_claim.ts";
-import { claimFromAgent, type HeldLock } from "../agent_claim.ts";
+import type { HeldLock } from "../agent_claim.ts";
 import { printError } from "../output.ts";
-import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
+import { type AgentPaths, clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
 import { userName } from "../users.ts";
 import { parseDuration } from "./durations.ts";
 import { CommandError, EXIT } from "./exit_codes.ts";
@@ -87,10 +87,32 @@ async function takeLock(options: PathOptions, run: RunOptions): Promise<HeldLock
   const uid = process.getuid!();
   const owner = run.owner ?? `${userName(uid) ?? uid}@${hostname()}/${process.pid}`;
   const claim = { name, shared, waitMs, purpose };
-  const connection = await connectToAgent(clientSockets(options));
-  return connection.kind === "connected"
-    ? await claimFromAgent(connection.client, owner, claim)
-    : await claimHere(resolvePaths(options), owner, claim);
+  const sockets = clientSockets(options).filter((path) => existsSync(path));
+  return await claimFromRunningAgent(sockets, owner, claim) ??
+    await claimAlone(resolvePaths(options), owner, claim);
+}
+
+/** Without a socket there is no agent, and the program's network part need not be loaded. */
+async function claimFromRunningAgent(
+  sockets: string[],
+  owner: string,
+  claim: ClaimParams,
+): Promise<HeldLock | undefined> {
+  if (sockets.length === 0) return undefined;
+  const { connectToAgent } = await import("../client.ts");
+  const connection = await connectToAgent(sockets);
+  if (connection.kind === "absent") return undefined;
+  const { claimFromAgent } = await import("../agent_claim.ts");
+  return await claimFromAgent(connection.client, owner, claim);
+}
+
+async function claimAlone(
+  paths: AgentPaths,
+  owner: string,
+  claim: ClaimParams,
+): Promise<HeldLock> {
+  const { claimHere } = await import("../local_claim.ts");
+  return await claimHere(paths, owner, claim);
 }
 
 function refuse({ name, conflictExitCode }: RunOptions, error: WireError): number {

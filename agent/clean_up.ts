@@ -1,0 +1,84 @@
+/**
+ * What happens to the processes of a session that has ended, before its locks go to anyone else.
+ *
+ * @module
+ */
+
+import { performance } from "node:perf_hooks";
+import { findLeftovers, type Leftover, type SessionMarks } from "./leftovers.ts";
+import { isAlive } from "./proc.ts";
+import { sendSignals } from "./signals.ts";
+
+/** What becomes of a session's leftover processes. */
+export type EndPolicy = "kill" | "drain" | "leave";
+
+/**
+ * Pause between two looks at processes that are known, in milliseconds: a look costs a read of
+ * /proc/PID/stat each, and a lock is to be free within 50 ms of its last leftover's death.
+ */
+const LOOK_MS = 10;
+
+/** Looks at known processes between two searches for new ones: a search reads all of /proc. */
+const LOOKS_PER_SEARCH = 20;
+
+/**
+ * Searches that must find nothing in a row: one alone can miss a process that was forked behind the
+ * reader's back by one that then ended.
+ */
+const EMPTY_SEARCHES = 2;
+
+/** How a session's processes are cleared away. */
+export interface CleanUpOptions {
+  /** What they are known by. */
+  marks: SessionMarks;
+  /** `kill` ends them, `drain` waits for them. */
+  policy: Exclude<EndPolicy, "leave">;
+  /** Time between TERM and KILL, in milliseconds. */
+  graceMs: number;
+  /** Pids that never belong to a session, asked for at each search. */
+  spared: () => ReadonlySet<number>;
+  /** Called when what is waited for has changed. */
+  onAwaiting: (leftovers: Leftover[]) => void;
+}
+
+/**
+ * Waits until a session has no processes left, and ends them if it is to.
+ *
+ * It never gives up: what cannot be ended (state `D`, another user's process without the right to
+ * signal it) is waited for, because a lock that is handed over beside it would be no lock.
+ *
+ * @param options How.
+ */
+export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
+  const startedAt = performance.now();
+  const warned = new Set<string>();
+  for (let empty = 0; empty < EMPTY_SEARCHES;) {
+    const leftovers = await findLeftovers(options.marks, options.spared());
+    options.onAwaiting(leftovers);
+    empty = leftovers.length === 0 ? empty + 1 : 0;
+    if (options.policy === "kill") {
+      const isOverdue = performance.now() - startedAt >= options.graceMs;
+      for (const leftover of leftovers) endProcess(leftover, isOverdue, warned);
+    }
+    await untilGone(leftovers, startedAt + options.graceMs);
+  }
+}
+
+/** TERM once, with CONT so that a stopped process hears it; KILL at every search after the grace. */
+function endProcess(leftover: Leftover, isOverdue: boolean, warned: Set<string>): void {
+  const key = `${leftover.pid}/${leftover.startTime}`;
+  if (isOverdue) sendSignals(leftover, ["SIGKILL"]);
+  else if (!warned.has(key)) sendSignals(leftover, ["SIGTERM", "SIGCONT"]);
+  warned.add(key);
+}
+
+/** Waits for the known processes, until it is time to search again or the grace is over. */
+async function untilGone(leftovers: Leftover[], graceEndsAt: number): Promise<void> {
+  let rest = leftovers;
+  const isGraceOver = performance.now() >= graceEndsAt;
+  for (let looks = 0; looks < LOOKS_PER_SEARCH && rest.length > 0; looks++) {
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    rest = rest.filter(isAlive);
+    if (!isGraceOver && performance.now() >= graceEndsAt) return;
+  }
+}
