@@ -14,8 +14,8 @@ const MAX_BUSY_TRIES = 20;
 
 /** How a connection to an agent came out. */
 export type AgentConnection =
-  | { kind: "connected"; client: AgentClient }
-  | { kind: "absent"; tried: string[]; reason: string };
+  | { kind: "connected"; socket: Socket }
+  | { kind: "absent"; reason: string };
 
 /** A connection to a running agent. */
 export class AgentClient {
@@ -39,11 +39,6 @@ export class AgentClient {
     socket.on("data", (chunk) => this.#hear(chunk as Buffer));
     socket.on("error", (error) => this.#close(error));
     socket.on("close", () => this.#close());
-  }
-
-  /** The socket, for what only passes bytes on. */
-  get socket(): Socket {
-    return this.#socket;
   }
 
   /**
@@ -104,12 +99,12 @@ export async function connectToAgent(sockets: string[]): Promise<AgentConnection
   const reasons: string[] = [];
   for (const path of sockets) {
     try {
-      return { kind: "connected", client: new AgentClient(await dial(path)) };
+      return { kind: "connected", socket: await dial(path) };
     } catch (error) {
       reasons.push(`${path}: ${describeDialFailure(error as NodeJS.ErrnoException)}`);
     }
   }
-  return { kind: "absent", tried: sockets, reason: reasons.join("; ") };
+  return { kind: "absent", reason: reasons.join("; ") };
 }
 
 async function dial(path: string): Promise<Socket> {

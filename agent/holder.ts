@@ -22,14 +22,14 @@ import {
 } from "./holder/order.ts";
 import { sendDescriptor } from "./libc.ts";
 
-/** Starts that may fail before a claim is refused: a spare can be killed just before its order. */
-const MAX_STARTS = 3;
+/** Holders of one claim that somebody may kill before they answer: only an attack kills so many. */
+const MAX_KILLED = 20;
 
 /** How an order ended. */
 export type OrderOutcome =
   | { kind: "locked" }
   | { kind: "busy" }
-  | { kind: "failed"; reason: string };
+  | { kind: "failed"; reason: string; wasKilled: boolean };
 
 /** One holder process. */
 export class HolderProcess {
@@ -41,8 +41,9 @@ export class HolderProcess {
   onDeath: (() => void) | undefined;
 
   readonly #child: ChildProcess;
-  readonly #socket: Duplex;
+  readonly #socket: Duplex | undefined;
   #exitCode: number | null = null;
+  #startError = "unknown error";
   #isAlive = true;
   #wasKilled = false;
   #settle: ((outcome: OrderOutcome) => void) | undefined;
@@ -61,11 +62,12 @@ export class HolderProcess {
       // A session of its own: no terminal's signals reach it.
       detached: true,
     });
-    this.#socket = this.#child.stdio[AGENT_FD] as unknown as Duplex;
-    this.#child.unref();
+    this.#socket = this.#child.stdio[AGENT_FD] as unknown as Duplex | undefined;
     this.ended = new Promise((resolve) => this.#watchEnd(resolve));
-    this.#socket.on("data", (reply: Buffer) => this.#hear(reply.toString("latin1")));
-    this.#socket.on("error", () => {/* the end of the process tells the same */});
+    // A process that could not be started has neither; its `error` event tells.
+    if (this.pid !== 0) this.#child.unref();
+    this.#socket?.on("data", (reply: Buffer) => this.#hear(reply.toString("latin1")));
+    this.#socket?.on("error", () => {/* the end of the process tells the same */});
   }
 
   /** The pid; 0 when the process could not be started. */
@@ -91,19 +93,22 @@ export class HolderProcess {
    */
   send(order: Order, fd: number): Promise<OrderOutcome> {
     return new Promise((settle) => {
-      if (!this.#isAlive) return settle({ kind: "failed", reason: this.#describeEnd() });
       this.#settle = settle;
+      if (!this.#isAlive) return this.#finish(this.#failure());
+      // One that could not be started tells so in an event that is still to come.
+      if (this.#socket === undefined) return;
       try {
         sendDescriptor(descriptorOf(this.#socket), encodeOrder(order), fd);
-      } catch (cause) {
-        this.#finish({ kind: "failed", reason: (cause as Error).message });
+      } catch {
+        // Nobody is at the other end: the event that tells of its end is still to come.
+        this.#child.kill("SIGKILL");
       }
     });
   }
 
   /** Lets a holder that was tied to this process outlive it. */
   untie(): void {
-    this.#socket.write(Buffer.from("k"));
+    this.#socket?.write(Buffer.from("k"));
   }
 
   /** Ends the process. The lock is free at the latest when {@linkcode ended} resolves. */
@@ -129,8 +134,8 @@ export class HolderProcess {
     const end = () => {
       if (!this.#isAlive) return;
       this.#isAlive = false;
-      this.#finish({ kind: "failed", reason: this.#describeEnd() });
-      this.#socket.destroy();
+      this.#finish(this.#failure());
+      this.#socket?.destroy();
       resolve();
       if (!this.#wasKilled) this.onDeath?.();
     };
@@ -138,15 +143,25 @@ export class HolderProcess {
       this.#exitCode = code;
       end();
     });
-    this.#child.on("error", end);
+    this.#child.on("error", (error) => {
+      this.#startError = error.message;
+      if (this.pid === 0) end();
+    });
+  }
+
+  #failure(): OrderOutcome {
+    const wasKilled = this.pid !== 0 && this.#exitCode === null;
+    return { kind: "failed", reason: this.#describeEnd(), wasKilled };
   }
 
   #describeEnd(): string {
-    if (this.pid === 0) return "the holder could not be started";
+    if (this.pid === 0) return `its holder could not be started: ${this.#startError}`;
     if (this.#exitCode === HOLDER_EXIT.dupFailed) {
-      return "the holder could not use descriptor 999; the limit of open files is below 1000";
+      return "its holder could not use descriptor 999; the limit of open files is below 1000";
     }
-    return `the holder ended (exit ${this.#exitCode ?? "by a signal"})`;
+    return `its holder ended (${
+      this.#exitCode === null ? "by a signal" : `exit ${this.#exitCode}`
+    })`;
   }
 }
 
@@ -188,14 +203,13 @@ export class HolderPool {
       onStart?: (holder: HolderProcess) => void;
     } = {},
   ): Promise<{ holder: HolderProcess; outcome: OrderOutcome }> {
-    for (let starts = 1;; starts++) {
+    for (let killed = 1;; killed++) {
       const holder = this.#take();
       holder.onWaiting = onWaiting;
       onStart?.(holder);
       const outcome = await holder.send(order, fd);
-      const mayRetry = outcome.kind === "failed" && starts < MAX_STARTS && !holder.wasKilled;
-      if (!mayRetry) return { holder, outcome };
-      holder.kill();
+      const mayRetry = outcome.kind === "failed" && outcome.wasKilled && killed < MAX_KILLED;
+      if (!mayRetry || holder.wasKilled) return { holder, outcome };
     }
   }
 

@@ -143,9 +143,11 @@ function lockCounter(fd: number): void {
 }
 
 function writeCounter(fd: number, line: string): void {
-  const written = writeSync(fd, line, 0, "latin1");
-  if (written !== line.length) throw new Error("the counter was written in part");
-  ftruncateSync(fd, line.length);
+  // As bytes: Deno ignores the position of a string.
+  const bytes = Buffer.from(line, "latin1");
+  const written = writeSync(fd, bytes, 0, bytes.length, 0);
+  if (written !== bytes.length) throw new Error("the counter was written in part");
+  ftruncateSync(fd, bytes.length);
 }
 
 function syncFolder(folder: string): void {

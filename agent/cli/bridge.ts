@@ -6,8 +6,9 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import type { Socket } from "node:net";
 import process from "node:process";
-import { type AgentClient, connectToAgent } from "../client.ts";
+import { connectToAgent } from "../client.ts";
 import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
 import { CommandError, EXIT } from "./exit_codes.ts";
 
@@ -30,8 +31,8 @@ const IDLE_EXIT = "60s";
 export async function runBridge(options: PathOptions): Promise<number> {
   const sockets = clientSockets(options);
   const connection = await connectToAgent(sockets);
-  const { socket } = connection.kind === "connected"
-    ? connection.client
+  const socket = connection.kind === "connected"
+    ? connection.socket
     : await startAgentFor(options, connection.reason);
   process.stdin.pipe(socket);
   socket.pipe(process.stdout);
@@ -43,7 +44,7 @@ export async function runBridge(options: PathOptions): Promise<number> {
 }
 
 /** Two bridges may do this at once: one of the two agents finds the run file locked and ends. */
-async function startAgentFor(options: PathOptions, reason: string): Promise<AgentClient> {
+async function startAgentFor(options: PathOptions, reason: string): Promise<Socket> {
   const { socket } = resolvePaths(options);
   const [program, ...args] = ownCommand();
   const agent = spawn(
@@ -60,7 +61,7 @@ async function startAgentFor(options: PathOptions, reason: string): Promise<Agen
   const deadline = performance.now() + START_LIMIT_MS;
   while (performance.now() < deadline) {
     const connection = await connectToAgent([socket]);
-    if (connection.kind === "connected") return connection.client;
+    if (connection.kind === "connected") return connection.socket;
     await new Promise((resolve) => setTimeout(resolve, LOOK_AGAIN_MS));
   }
   throw new CommandError(`Cannot reach an agent: ${reason}; none could be started on ${socket}`, {

@@ -28,14 +28,17 @@ export async function runCommandLine(args: string[]): Promise<number> {
 }
 
 async function dispatch(args: string[]): Promise<number> {
-  const { options, operands } = takeOptions(args, PATH_ARGS, "leave");
-  const [command, ...rest] = operands;
-  if (command === "run") return await dispatchRun([...args.slice(0, -operands.length), ...rest]);
-  if (command === "bridge" && rest.length === 0) {
+  const before = takeOptions(args, PATH_ARGS, "leave");
+  const [command, ...rest] = before.operands;
+  const placed = args.slice(0, args.length - before.operands.length);
+  if (command === "run") return await dispatchRun([...placed, ...rest]);
+  const after = takeOptions(rest, PATH_ARGS, "leave");
+  const isPlain = after.operands.length === 0;
+  if (command === "bridge" && isPlain) {
     const { runBridge } = await import("./bridge.ts");
-    return await runBridge(options);
+    return await runBridge({ ...before.options, ...after.options });
   }
-  if (command === "version" && rest.length === 0) {
+  if (command === "version" && isPlain) {
     const { printVersion } = await import("./version.ts");
     return await printVersion(false);
   }

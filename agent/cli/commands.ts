@@ -104,7 +104,7 @@ function addCommands(parser: Argv, finish: Finish): Argv {
         await finish(runStatus(pathsOf(argv), { ...argv, name: argv.NAME }));
       },
     )
-    .command("run", "run a command under a lock, as flock(1) does")
+    .command("run", "run a command under a lock, as flock(1) does", (yargs) => yargs, refuseHere)
     .command(
       "watch [NAME]",
       "print each change of the locks as it happens",
@@ -129,7 +129,12 @@ function addCommands(parser: Argv, finish: Finish): Argv {
         }));
       },
     )
-    .command("bridge", "connect stdin and stdout to the agent; start one if none runs")
+    .command(
+      "bridge",
+      "connect stdin and stdout to the agent; start one if none runs",
+      (yargs) => yargs,
+      refuseHere,
+    )
     .command(
       "doctor",
       "check this host for all that breaks locks, and say how to mend it",
@@ -164,6 +169,13 @@ function addCommands(parser: Argv, finish: Finish): Argv {
       },
     )
     .completion("completion", "print a completion script for bash or zsh");
+}
+
+/** Only help comes here: `command_line.ts` reads the arguments of these commands itself. */
+function refuseHere(): never {
+  throw new CommandError("Cannot read these arguments", {
+    hint: "sshlock-agent --help shows the usage",
+  });
 }
 
 function listOptions<T>(yargs: Argv<T>) {

@@ -99,11 +99,11 @@ async function claimFromRunningAgent(
   claim: ClaimParams,
 ): Promise<HeldLock | undefined> {
   if (sockets.length === 0) return undefined;
-  const { connectToAgent } = await import("../client.ts");
+  const { AgentClient, connectToAgent } = await import("../client.ts");
   const connection = await connectToAgent(sockets);
   if (connection.kind === "absent") return undefined;
   const { claimFromAgent } = await import("../agent_claim.ts");
-  return await claimFromAgent(connection.client, owner, claim);
+  return await claimFromAgent(new AgentClient(connection.socket), owner, claim);
 }
 
 async function claimAlone(

@@ -11,7 +11,7 @@ import {
   type StatusResult,
 } from "../../protocol/messages.ts";
 import { isLockName, LOCK_NAME_RULE } from "../../protocol/lock_name.ts";
-import { connectToAgent } from "../client.ts";
+import { AgentClient, connectToAgent } from "../client.ts";
 import { readHostStatus } from "../host_status.ts";
 import { printJson, printLine } from "../output.ts";
 import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
@@ -67,7 +67,7 @@ async function readStatus(options: PathOptions, name: string | undefined): Promi
   const { lockDir, runtimeDir } = resolvePaths(options);
   const connection = await connectToAgent(clientSockets(options));
   if (connection.kind === "connected") {
-    const { client } = connection;
+    const client = new AgentClient(connection.socket);
     const result = await client.request<StatusResult>("status", name === undefined ? {} : { name });
     client.close();
     return { source: "agent", ...result };

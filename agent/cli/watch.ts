@@ -10,7 +10,7 @@ import {
   type LockFacts,
   type StatusResult,
 } from "../../protocol/messages.ts";
-import { connectToAgent } from "../client.ts";
+import { AgentClient, connectToAgent } from "../client.ts";
 import { printJson, printLine } from "../output.ts";
 import { clientSockets, type PathOptions } from "../paths.ts";
 import { CommandError, EXIT } from "./exit_codes.ts";
@@ -40,7 +40,7 @@ export async function runWatch(options: PathOptions, watch: WatchOptions): Promi
       hint: "sshlock-agent list asks the kernel instead",
     });
   }
-  const { client } = connection;
+  const client = new AgentClient(connection.socket);
   const closed = new Promise<void>((resolve) => client.onClose = () => resolve());
   client.onNotification = (method, params) => {
     if (method === "change") printChange(params as ChangeParams, watch);

@@ -76,7 +76,9 @@ async function claimByAgent(
     const release = async () => void await client.request("release", { name });
     return { token, release };
   } catch (error) {
-    if (error instanceof RpcError && error.data.code === "contended") return undefined;
+    // The driver kills holders: a claim whose holder dies before it has the lock may be refused for that.
+    const refusals: unknown[] = ["contended", "holder-failed"];
+    if (error instanceof RpcError && refusals.includes(error.data.code)) return undefined;
     throw error;
   }
 }

@@ -15,7 +15,7 @@ import {
 } from "../support/processes.ts";
 import type { ClaimantConfig } from "./claimants.ts";
 import { formatEvent, type HistoryEvent, parseHistory, type Way } from "./history.ts";
-import { formatCounter } from "./owner_log.ts";
+import { formatCounter, longActLine } from "./owner_log.ts";
 import { makeRandom, type Random } from "./random.ts";
 import type { WorkerConfig } from "./worker.ts";
 
@@ -94,6 +94,7 @@ class Run {
   /** Owners whose end is meant. */
   readonly #ending = new Set<string>();
   #failure: Error | undefined;
+  #onLongAct: (worker: Worker) => void = () => {};
 
   constructor(options: RunOptions) {
     this.#options = options;
@@ -185,7 +186,8 @@ class Run {
     // Now and then even while it connects.
     const ripeAt = this.#random.below(10);
     const worker = { way, owner, child, pid: child.pid as number, exit, acts: 0, ripeAt };
-    eachLine(child.stdout, () => {
+    eachLine(child.stdout, (line) => {
+      if (line === longActLine) return this.#onLongAct(worker);
       worker.acts++;
       this.#claims[way]++;
     });
@@ -199,11 +201,28 @@ class Run {
   }
 
   async #killController(): Promise<void> {
-    const ripe = [...this.#workers.values()].filter(isRipe);
-    const worker = ripe[this.#random.below(ripe.length)];
+    const worker = await this.#chooseVictim(this.#options.ways);
     if (worker === undefined || !await this.#freeze(worker)) return;
     await this.#replace(worker);
     this.#faults.controller++;
+  }
+
+  /** Half of the time whoever is next to begin a long act, else any worker, whatever it is doing. */
+  async #chooseVictim(ways: readonly Way[]): Promise<Worker | undefined> {
+    const isMeant = (worker: Worker) => ways.includes(worker.way) && isRipe(worker);
+    if (this.#random.below(2) === 0) {
+      const ripe = [...this.#workers.values()].filter(isMeant);
+      return ripe[this.#random.below(ripe.length)];
+    }
+    const nextLongAct = new Promise<Worker>((resolve) => {
+      this.#onLongAct = (worker) => isMeant(worker) && resolve(worker);
+    });
+    const limit = new AbortController();
+    const tooLate = delay(500, undefined, { signal: limit.signal }).catch(() => undefined);
+    const victim = await Promise.race([nextLongAct, tooLate]);
+    limit.abort();
+    this.#onLongAct = () => {};
+    return victim;
   }
 
   /** A killed holder's agent lives: the lock must stay, so nothing else happens here. */
@@ -219,8 +238,8 @@ class Run {
    * prevent: so it is stopped first, for good, and its lock must get free by the session's end alone.
    */
   async #killSession(): Promise<void> {
-    const worker = this.#workers.get("bridge");
-    if (worker === undefined || !isRipe(worker) || !await this.#freeze(worker)) return;
+    const worker = await this.#chooseVictim(["bridge"]);
+    if (worker === undefined || !await this.#freeze(worker)) return;
     for (const pid of this.#options.sshdSessions?.() ?? []) {
       if (signalPid(pid, "SIGKILL")) this.#faults.session++;
     }

@@ -35,6 +35,9 @@ type Unstamped =
   | Grant & { event: "enter"; counterBefore: number | null }
   | Grant & { event: "exit"; counterAfter: number | null };
 
+/** What a worker prints as it begins an act that is long enough to be hit on purpose. */
+export const longActLine = "long";
+
 /**
  * Acts under a lock: reads the counter, and writes one more, with nothing that guards it but the lock.
  *
@@ -43,14 +46,16 @@ type Unstamped =
  */
 export function act(log: OwnerLog, grant: Grant, counterPath: string, random: Random): void {
   log.write({ ...grant, event: "grant" });
-  // Opened before the entry: a killed owner has not entered or has at least read.
   const fd = openSync(counterPath, "r+");
   const counterBefore = readCounter(fd);
   log.write({ ...grant, event: "enter", counterBefore });
-  spin(actMicroseconds(random));
+  const isLong = random.below(8) === 0;
+  if (isLong) writeSync(1, `${longActLine}\n`);
+  const microseconds = isLong ? 4000 : 100;
+  spin(random.below(microseconds));
   const counterAfter = counterBefore + 1;
   writeSync(fd, Buffer.from(formatCounter(counterAfter)), 0, counterDigits, 0);
-  spin(actMicroseconds(random));
+  spin(random.below(microseconds));
   log.write({ ...grant, event: "exit", counterAfter });
   closeSync(fd);
 }
@@ -64,11 +69,6 @@ function readCounter(fd: number): number {
   const bytes = Buffer.alloc(counterDigits);
   readSync(fd, bytes, 0, counterDigits, 0);
   return Number(bytes.toString("latin1"));
-}
-
-/** Mostly short; some acts are long enough for a fault to hit them and for a rival to walk in. */
-function actMicroseconds(random: Random): number {
-  return random.below(20) === 0 ? random.below(3000) : random.below(100);
 }
 
 /** Busy: an act must not give the event loop a turn. */
