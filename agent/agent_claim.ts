@@ -4,10 +4,15 @@
  * @module
  */
 
-import { PROTOCOL_VERSION } from "../protocol/limits.ts";
-import type { ClaimParams, ClaimResult, LostParams } from "../protocol/messages.ts";
+import { performance } from "node:perf_hooks";
+import { PROTOCOL_VERSION, SILENCE_MS } from "../protocol/limits.ts";
+import type { ClaimParams, ClaimResult, HelloResult, LostParams } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
-import type { AgentClient } from "./client.ts";
+import { WireError } from "../protocol/wire_error.ts";
+import { AgentClient, connectToAgent } from "./client.ts";
+
+/** Pause between two tries to reach an agent that is being restarted, in milliseconds. */
+const RESUME_AGAIN_MS = 50;
 
 /** A lock that is held for a command. */
 export interface HeldLock {
@@ -22,52 +27,108 @@ export interface HeldLock {
 }
 
 /**
- * Claims a lock from the agent, for as long as the connection lives.
+ * Claims a lock from the agent, for as long as this process lives. The agent may be restarted
+ * meanwhile: the session resumes with the next one.
  *
  * No heartbeats are sent: the kernel tells the agent at once when a local process is gone, and one
  * that is merely stopped keeps its lock, as with flock(1).
  *
  * @param client A connection to the agent.
+ * @param sockets Where an agent is found again.
  * @param owner The identity to claim under.
  * @param claim What to claim.
  * @throws {WireError} The agent refused.
  */
 export async function claimFromAgent(
   client: AgentClient,
+  sockets: string[],
   owner: string,
   claim: ClaimParams,
 ): Promise<HeldLock> {
-  const hello = { protocol: PROTOCOL_VERSION, client: `sshlock-agent ${VERSION}`, owner };
-  const greeted = client.request("hello", { ...hello, silenceMs: 0 });
-  const [, { token }] = await Promise.all([greeted, client.request<ClaimResult>("claim", claim)]);
-  return new AgentLock(client, claim.name, owner, token);
+  const greeted = sayHello(client, { owner });
+  const granted = client.request<ClaimResult>("claim", claim);
+  const [{ session }, { token }] = await Promise.all([greeted, granted]);
+  return new AgentLock(client, { sockets, name: claim.name, owner, token, secret: session.secret });
+}
+
+function sayHello(
+  client: AgentClient,
+  who: { owner?: string; resume?: string },
+): Promise<HelloResult> {
+  const hello = { protocol: PROTOCOL_VERSION, client: `sshlock-agent ${VERSION}` };
+  return client.request<HelloResult>("hello", {
+    ...hello,
+    ...who,
+    session: "process",
+    silenceMs: 0,
+  });
+}
+
+interface AgentLockFacts {
+  sockets: string[];
+  name: string;
+  owner: string;
+  token: number;
+  secret: string;
 }
 
 class AgentLock implements HeldLock {
-  readonly token: number;
-  readonly owner: string;
   onLost: ((loss: LostParams) => void) | undefined;
-  readonly #client: AgentClient;
+  readonly #facts: AgentLockFacts;
+  #client: AgentClient;
+  #isReleased = false;
 
-  constructor(client: AgentClient, name: string, owner: string, token: number) {
+  constructor(client: AgentClient, facts: AgentLockFacts) {
+    this.#facts = facts;
     this.#client = client;
-    this.owner = owner;
-    this.token = token;
+    this.#listen(client);
+  }
+
+  get token(): number {
+    return this.#facts.token;
+  }
+
+  get owner(): string {
+    return this.#facts.owner;
+  }
+
+  async release(): Promise<void> {
+    this.#isReleased = true;
+    this.onLost = undefined;
+    // Without an answer the end of this process does the same.
+    await this.#client.request("release", { name: this.#facts.name }).catch(() => {});
+    this.#client.close();
+  }
+
+  #listen(client: AgentClient): void {
+    this.#client = client;
     client.onNotification = (method, params) => {
       if (method === "lost") this.#lose(params as LostParams);
     };
-    client.onClose = () => {
-      const detail = "the agent has closed the connection";
-      this.#lose({ name, token, reason: "agent-ended", detail });
-    };
+    client.onClose = () => void this.#resume();
   }
 
-  release(): Promise<void> {
-    this.onLost = undefined;
-    return new Promise((resolve) => {
-      this.#client.onClose = () => resolve();
-      this.#client.close();
-    });
+  async #resume(): Promise<void> {
+    const deadline = performance.now() + SILENCE_MS;
+    let why = "no agent runs any longer";
+    while (!this.#isReleased && performance.now() < deadline) {
+      const connection = await connectToAgent(this.#facts.sockets);
+      if (connection.kind === "connected") {
+        const client = new AgentClient(connection.socket);
+        try {
+          await sayHello(client, { resume: this.#facts.secret });
+          return this.#listen(client);
+        } catch (error) {
+          client.close();
+          why = (error as Error).message;
+          if (error instanceof WireError && error.code === "no-session") break;
+        }
+      }
+      await new Promise((resolve) => setTimeout(resolve, RESUME_AGAIN_MS));
+    }
+    const { name, token } = this.#facts;
+    const detail = `the agent has closed the connection, and ${why}`;
+    if (!this.#isReleased) this.#lose({ name, token, reason: "session-ended", detail });
   }
 
   #lose(loss: LostParams): void {

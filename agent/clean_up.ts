@@ -6,7 +6,7 @@
 
 import { performance } from "node:perf_hooks";
 import { findLeftovers, type Leftover, type SessionMarks } from "./leftovers.ts";
-import { isAlive } from "./proc.ts";
+import { isAlive, type ProcessId, readStat } from "./proc.ts";
 import { sendSignals } from "./signals.ts";
 
 /** What becomes of a session's leftover processes. */
@@ -31,6 +31,8 @@ const EMPTY_SEARCHES = 2;
 export interface CleanUpOptions {
   /** What they are known by. */
   marks: SessionMarks;
+  /** Whether the root is ended too; else it is taken to be gone. */
+  endRoot: boolean;
   /** `kill` ends them, `drain` waits for them. */
   policy: Exclude<EndPolicy, "leave">;
   /** Time between TERM and KILL, in milliseconds. */
@@ -53,15 +55,23 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
   const startedAt = performance.now();
   const warned = new Set<string>();
   for (let empty = 0; empty < EMPTY_SEARCHES;) {
-    const leftovers = await findLeftovers(options.marks, options.spared());
+    const isOverdue = performance.now() - startedAt >= options.graceMs;
+    const root = options.endRoot ? livingRoot(options.marks.root) : [];
+    for (const process of root) endProcess(process, isOverdue, warned);
+    const found = await findLeftovers(options.marks, options.spared());
+    const leftovers = [...root, ...found];
     options.onAwaiting(leftovers);
     empty = leftovers.length === 0 ? empty + 1 : 0;
     if (options.policy === "kill") {
-      const isOverdue = performance.now() - startedAt >= options.graceMs;
-      for (const leftover of leftovers) endProcess(leftover, isOverdue, warned);
+      for (const leftover of found) endProcess(leftover, isOverdue, warned);
     }
     await untilGone(leftovers, startedAt + options.graceMs);
   }
+}
+
+function livingRoot(root: ProcessId): Leftover[] {
+  const stat = isAlive(root) ? readStat(root.pid) : undefined;
+  return stat === undefined ? [] : [{ ...root, comm: stat.comm, state: stat.state }];
 }
 
 /** TERM once, with CONT so that a stopped process hears it; KILL at every search after the grace. */

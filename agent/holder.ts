@@ -31,8 +31,18 @@ export type OrderOutcome =
   | { kind: "busy" }
   | { kind: "failed"; reason: string; wasKilled: boolean };
 
+/** A process that holds a lock, whoever started it. */
+export interface Holder {
+  /** The pid. */
+  readonly pid: number;
+  /** Called when the process ends without having been told to. */
+  onDeath: (() => void) | undefined;
+  /** Ends the process. */
+  kill(): void;
+}
+
 /** One holder process. */
-export class HolderProcess {
+export class HolderProcess implements Holder {
   /** Resolved when the process is gone, and every lock of its own with it. */
   readonly ended: Promise<void>;
   /** Called once when the lock is another's and the holder waits in the kernel's queue. */

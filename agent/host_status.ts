@@ -7,7 +7,7 @@
 import type { ForeignHolder, HolderFacts, LockFacts, StatusResult } from "../protocol/messages.ts";
 import { findForeignHolders, listLockedFiles, type LockedFile } from "./kernel_locks.ts";
 import { type ProcessId, readStat } from "./proc.ts";
-import type { Ownership, Records } from "./records.ts";
+import type { OwnershipRecord, Records } from "./records.ts";
 
 /** Where to look. */
 export interface StatusSources {
@@ -79,13 +79,13 @@ async function addForeignHolders(
  * @param holder A holder that is not this agent's.
  * @param ownerships What the record of its lock says.
  */
-export function explain(holder: ForeignHolder, ownerships: Ownership[]): ForeignHolder {
+export function explain(holder: ForeignHolder, ownerships: OwnershipRecord[]): ForeignHolder {
   const { pid } = holder;
   if (pid === undefined) return holder;
   const found = ownerships.find((ownership) => isSameProcess(ownership.holder, pid));
   if (found === undefined) return holder;
-  const { owner, purpose, token, since } = found;
-  return { ...holder, record: { owner, purpose, token, since } };
+  const { owner, token, since, grants } = found;
+  return { ...holder, record: { owner, purpose: grants[0]?.purpose, token, since } };
 }
 
 function isSameProcess(recorded: ProcessId, pid: number): boolean {

@@ -8,7 +8,7 @@
 
 import { performance } from "node:perf_hooks";
 import process from "node:process";
-import type { ClaimParams, LostParams } from "../protocol/messages.ts";
+import type { ClaimParams, LostParams, ProcessFacts } from "../protocol/messages.ts";
 import type { HeldLock } from "./agent_claim.ts";
 import { HolderPool } from "./holder.ts";
 import { loadLibc } from "./libc.ts";
@@ -19,7 +19,7 @@ import { type Claimant, LockTable } from "./lock_table.ts";
 import { createLog } from "./log.ts";
 import { type AgentPaths, ensurePrivateFolder } from "./paths.ts";
 import { identifyPeer } from "./peer.ts";
-import { Records } from "./records.ts";
+import { Records, type SessionRecord } from "./records.ts";
 import { TokenStore } from "./token_store.ts";
 
 /**
@@ -56,7 +56,7 @@ export async function claimHere(
   });
   const watch = new LockDirWatch(paths.lockDir, table, log);
   table.onHolding = (isHolding) => watch.set(isHolding);
-  const command = new LocalCommand(owner, table);
+  const command = new LocalCommand(owner, claim.name, table);
   const { token } = await table.claim(command, claim);
   command.token = token;
   return command;
@@ -72,17 +72,38 @@ class LocalCommand implements Claimant, HeldLock {
     gid: process.getgid!(),
   });
   readonly clientAddress = undefined;
+  readonly state = "held";
+  readonly awaiting: ProcessFacts[] = [];
   onLost: ((loss: LostParams) => void) | undefined;
+  readonly #name: string;
   readonly #table: LockTable;
 
-  constructor(owner: string, table: LockTable) {
+  constructor(owner: string, name: string, table: LockTable) {
     this.owner = owner;
+    this.#name = name;
     this.#table = table;
+  }
+
+  /** Only for people: a lock that is tied to this process is never taken over. */
+  get record(): SessionRecord {
+    const root = { pid: this.peer.pid, startTime: this.peer.startTime ?? 0 };
+    return {
+      id: "local",
+      secretHash: "0".repeat(64),
+      peer: this.peer,
+      kind: "process",
+      marks: { root, uid: this.peer.uid },
+      silenceMs: 0,
+    };
   }
 
   get lastHeardAt(): number {
     return performance.now();
   }
+
+  onGranted(): void {/* the kernel frees the lock with this process */}
+
+  onIdle(): void {/* as above */}
 
   notifyQueued(): void {/* nobody waits here but the command itself */}
 
@@ -92,7 +113,8 @@ class LocalCommand implements Claimant, HeldLock {
   }
 
   release(): Promise<void> {
-    this.#table.endSession(this, "the command has ended");
+    this.onLost = undefined;
+    if (this.#table.concerns(this)) this.#table.release(this, this.#name);
     return Promise.resolve();
   }
 }

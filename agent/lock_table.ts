@@ -3,8 +3,8 @@
  *
  * Invariants, each kept by the function named:
  *
- * 1. A grant exists only while this process has an open descriptor of an open file description on
- *    which the kernel holds the lock (`#acquire` makes it, `#unlock` ends both).
+ * 1. An ownership exists only while this process has an open descriptor of an open file description
+ *    on which the kernel holds the lock (`#acquire` makes it, `#unlock` ends both).
  * 2. Before a grant is answered its path led to the locked inode, its token was counted, and its
  *    record was written (`#acquire`, `#grant`); only then does its holder outlive this process.
  * 3. Claims of one lock are tried one at a time, in the order they came (`#pump`): a claim never
@@ -12,7 +12,9 @@
  * 4. The next try starts only when the last one's holder can no longer take the lock (`#attempt`
  *    waits for its end), so we never contend with what we gave up ourselves.
  * 5. A claim is settled once: granted, or refused with the first cause (`PendingClaim.settle`).
- * 6. A lock with no grants and no claims has no entry (`#pump`).
+ * 6. A lock with no ownerships and no claims has no entry (`#pump`).
+ * 7. An ownership ends with the last of its grants; the grant of a session that ends stays until the
+ *    session's processes are cleared away (`beginEnd`, `finishEnd`), and nobody joins it meanwhile.
  *
  * @module
  */
@@ -31,11 +33,14 @@ import {
   type LossReason,
   type LostParams,
   type OwnHolder,
+  type ProcessFacts,
   type QueuedParams,
   type ReleaseResult,
 } from "../protocol/messages.ts";
+import { GRACE_MS } from "../protocol/limits.ts";
 import { WireError } from "../protocol/wire_error.ts";
-import type { HolderPool, HolderProcess } from "./holder.ts";
+import type { EndPolicy } from "./clean_up.ts";
+import type { Holder, HolderPool, HolderProcess } from "./holder.ts";
 import { explain } from "./host_status.ts";
 import { findForeignHoldersOf } from "./kernel_locks.ts";
 import { flock, LOCK_UN } from "./libc.ts";
@@ -44,7 +49,7 @@ import { isStillThere, type LockFile, openLockFile } from "./lock_file.ts";
 import type { Log } from "./log.ts";
 import type { Peer } from "./peer.ts";
 import { readBootId, readPidNamespace, readStat } from "./proc.ts";
-import type { Records } from "./records.ts";
+import type { OwnershipRecord, Records, SessionRecord } from "./records.ts";
 import type { TokenStore } from "./token_store.ts";
 import { userName } from "./users.ts";
 
@@ -59,6 +64,16 @@ const HOLDER_RESTART_PAUSE_MS = 200;
 
 /** What the table knows of a session. */
 export interface Claimant {
+  /** Whether it is there, without a connection, or ending. */
+  readonly state: "held" | "detached" | "ending";
+  /** The processes that its end waits for. */
+  readonly awaiting: ProcessFacts[];
+  /** What is recorded of it. */
+  readonly record: SessionRecord;
+  /** Called before its first grant is recorded. */
+  onGranted(token: number): void;
+  /** Called when it has and wants nothing any longer. */
+  onIdle(): void;
   /** The identity that claims are made under. */
   readonly owner: string;
   /** The process at the other end. */
@@ -93,22 +108,34 @@ export interface LockTableParts {
   outlivesAgent: boolean;
 }
 
-interface Grant {
+/** One owner's lock: an open file description, its holder and its token. */
+interface Ownership {
   readonly name: string;
-  readonly claimant: Claimant;
-  readonly purpose: string | undefined;
+  readonly owner: string;
+  readonly uid: number;
   readonly shared: boolean;
   readonly token: number;
   readonly since: number;
   readonly sinceAt: number;
   readonly file: LockFile;
-  holder: HolderProcess;
-  isOver: boolean;
+  holder: Holder;
+  /** The sessions of the owner that have it, in the order they came. */
+  readonly grants: Grant[];
+}
+
+/** A session's part in an ownership. */
+interface Grant {
+  readonly ownership: Ownership;
+  readonly claimant: Claimant;
+  readonly purpose: string | undefined;
+  readonly onEnd: EndPolicy;
+  readonly graceMs: number;
 }
 
 interface LockEntry {
   readonly name: string;
-  readonly grants: Grant[];
+  /** Several only while all of them are shared. */
+  readonly ownerships: Ownership[];
   /** In the order they came; the first may be the one that is tried. */
   readonly queue: PendingClaim[];
   attempt: PendingClaim | undefined;
@@ -174,7 +201,7 @@ export class LockTable {
   readonly #bootId = readBootId();
   readonly #pidNamespace = readPidNamespace();
   readonly #agent = { pid: process.pid, startTime: readStat(process.pid)?.startTime ?? 0 };
-  #grantCount = 0;
+  #ownershipCount = 0;
 
   /** Called when the first lock is granted (`true`) and when the last one has ended (`false`). */
   onHolding: ((isHolding: boolean) => void) | undefined;
@@ -186,9 +213,9 @@ export class LockTable {
     this.#parts = parts;
   }
 
-  /** How many locks are granted. */
-  get grantCount(): number {
-    return this.#grantCount;
+  /** How many ownerships there are. */
+  get ownershipCount(): number {
+    return this.#ownershipCount;
   }
 
   /**
@@ -207,6 +234,8 @@ export class LockTable {
       this.#parts.limits.addClaim(claimant.peer.uid);
       const entry = this.#entryOf(params.name);
       const claim = new PendingClaim(claimant, params, resolve, reject);
+      const own = joinable(entry, claim);
+      if (own !== undefined) return this.#join(entry, own, claim);
       entry.queue.push(claim);
       this.#index(claimant).add(entry);
       if (claim.waitMs > 0) claim.limitWait(() => void this.#refuse(entry, claim));
@@ -224,11 +253,11 @@ export class LockTable {
    */
   release(claimant: Claimant, name: string): ReleaseResult {
     const entry = this.#entries.get(name);
-    const grant = entry?.grants.find((grant) => grant.claimant === claimant);
+    const grant = entry === undefined ? undefined : grantOf(entry, claimant);
     if (entry !== undefined && grant !== undefined) {
-      const heldMs = heldMsOf(grant);
+      const heldMs = heldMsOf(grant.ownership);
       this.#end(entry, grant, "released");
-      return { name, token: grant.token, heldMs };
+      return { name, token: grant.ownership.token, heldMs };
     }
     const claim = entry?.queue.find((claim) => claim.claimant === claimant);
     if (entry !== undefined && claim !== undefined) {
@@ -241,51 +270,134 @@ export class LockTable {
   }
 
   /**
-   * Ends everything that a session has and waits for. Its locks are free when this returns.
+   * Takes back the claims of a session that still wait.
    *
    * @param claimant The session.
-   * @param detail Why, for whoever still listens.
+   * @param detail Why.
    */
-  endSession(claimant: Claimant, detail: string): void {
+  cancelClaims(claimant: Claimant, detail: string): void {
     for (const entry of [...this.#byClaimant.get(claimant) ?? []]) {
       for (const claim of entry.queue.filter((claim) => claim.claimant === claimant)) {
         this.#cancel(entry, claim, detail);
-      }
-      for (const grant of entry.grants.filter((grant) => grant.claimant === claimant)) {
-        this.#end(entry, grant, "lost");
       }
     }
   }
 
   /**
-   * Ends every lock and every claim, because the agent ends.
+   * Begins the end of a session: it is told, its claims are taken back, and locks that nobody looks
+   * after are freed. The others stay taken until {@linkcode finishEnd}.
    *
-   * @param detail Why, for the sessions.
+   * @param claimant The session.
+   * @param cause Why.
+   * @returns What is to become of its processes: the strictest policy of its locks, with the longest
+   * grace; `undefined` when no lock depends on them.
    */
-  endAll(detail: string): void {
-    for (const claimant of [...this.#byClaimant.keys()]) {
-      for (const grant of this.#grantsOf(claimant)) this.#notifyLoss(grant, "agent-ended", detail);
-      this.endSession(claimant, detail);
+  beginEnd(
+    claimant: Claimant,
+    cause: { reason: LossReason; detail: string },
+  ): { policy: "kill" | "drain" | undefined; graceMs: number } {
+    this.cancelClaims(claimant, cause.detail);
+    const grants = this.#grantsOf(claimant);
+    for (const grant of grants) {
+      this.#notifyLoss(grant, cause.reason, cause.detail);
+      if (grant.onEnd === "leave") this.#end(this.#entryOf(grant.ownership.name), grant, "lost");
+      else this.#announce("ending", claimant, this.#entryOf(grant.ownership.name));
+    }
+    const policies = grants.map((grant) => grant.onEnd);
+    const policy = (["kill", "drain"] as const).find((policy) => policies.includes(policy));
+    return { policy, graceMs: Math.max(0, ...grants.map((grant) => grant.graceMs)) };
+  }
+
+  /**
+   * Frees all locks of a session whose processes are gone. They are free when this returns.
+   *
+   * @param claimant The session.
+   */
+  finishEnd(claimant: Claimant): void {
+    for (const grant of this.#grantsOf(claimant)) {
+      this.#end(this.#entryOf(grant.ownership.name), grant, "lost");
+    }
+  }
+
+  /**
+   * Takes over a lock of a predecessor of this agent.
+   *
+   * @param name The lock.
+   * @param record What was recorded of the ownership.
+   * @param file The open file description that has the lock.
+   * @param holder Its holder.
+   * @param claimants The sessions that have it, in the order of the record's grants.
+   */
+  adopt(
+    name: string,
+    record: OwnershipRecord,
+    file: LockFile,
+    holder: Holder,
+    claimants: Claimant[],
+  ): void {
+    const entry = this.#entryOf(name);
+    const { owner, uid, shared, token, since } = record;
+    const sinceAt = performance.now() - Math.max(0, Date.now() - since);
+    const ownership: Ownership = {
+      ...{ name, owner, uid, shared, token, since, sinceAt, file, holder },
+      grants: [],
+    };
+    for (const [index, { purpose, onEnd, graceMs }] of record.grants.entries()) {
+      const claimant = claimants[index]!;
+      this.#parts.limits.addClaim(claimant.record.peer.uid);
+      ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs });
+      this.#index(claimant).add(entry);
+    }
+    this.#own(entry, ownership);
+    this.#record(entry);
+    for (const grant of ownership.grants) this.#parts.log("lock-adopted", eventFacts(grant));
+  }
+
+  /**
+   * The locks of a session, as its claims were answered.
+   *
+   * @param claimant The session.
+   */
+  grantsOf(claimant: Claimant): ClaimResult[] {
+    return this.#grantsOf(claimant).map(({ ownership: { name, token, holder, shared } }) => ({
+      ...{ name, token, holderPid: holder.pid, shared, waitedMs: 0 },
+    }));
+  }
+
+  /**
+   * The sessions that have a lock.
+   *
+   * @param name The lock.
+   */
+  claimantsOf(name: string): Claimant[] {
+    const entry = this.#entries.get(name);
+    return entry === undefined ? [] : grantsOfEntry(entry).map((grant) => grant.claimant);
+  }
+
+  /**
+   * Writes the records of a session's locks anew, because more is known of it.
+   *
+   * @param claimant The session.
+   */
+  recordOf(claimant: Claimant): void {
+    for (const entry of this.#byClaimant.get(claimant) ?? []) this.#record(entry);
+  }
+
+  /**
+   * Tells watchers that something has become of a session that has locks.
+   *
+   * @param event What.
+   * @param claimant The session.
+   */
+  announceSession(event: "detached" | "resumed" | "ending", claimant: Claimant): void {
+    for (const { ownership } of this.#grantsOf(claimant)) {
+      this.#announce(event, claimant, this.#entryOf(ownership.name));
     }
   }
 
   /** Whether a session has or wants any lock. */
   concerns(claimant: Claimant): boolean {
     return this.#byClaimant.has(claimant);
-  }
-
-  /**
-   * Tells a session that it loses all its locks, and ends them.
-   *
-   * @param claimant The session.
-   * @param reason The cause.
-   * @param detail The cause in a sentence.
-   */
-  loseAll(claimant: Claimant, reason: LossReason, detail: string): void {
-    for (const grant of this.#grantsOf(claimant)) {
-      this.#lose(this.#entries.get(grant.name)!, grant, reason, detail);
-    }
-    this.endSession(claimant, detail);
   }
 
   /**
@@ -296,7 +408,7 @@ export class LockTable {
   checkFiles(name?: string): void {
     const entries = name === undefined ? [...this.#entries.values()] : [this.#entries.get(name)];
     for (const entry of entries) {
-      for (const grant of entry === undefined ? [] : [...entry.grants]) this.#checkFile(grant);
+      for (const ownership of [...entry?.ownerships ?? []]) this.#checkFile(ownership);
     }
   }
 
@@ -306,7 +418,7 @@ export class LockTable {
    * @param claimant The session.
    */
   checkFilesOf(claimant: Claimant): void {
-    for (const grant of this.#grantsOf(claimant)) this.#checkFile(grant);
+    for (const { ownership } of this.#grantsOf(claimant)) this.#checkFile(ownership);
   }
 
   /** All locks that are held here or waited for, by name. */
@@ -318,8 +430,10 @@ export class LockTable {
   /** The pids of all holders of this agent, the spare and the waiting ones included. */
   holderPids(): Set<number> {
     const pids = new Set<number>();
+    const { sparePid } = this.#parts.pool;
+    if (sparePid !== undefined) pids.add(sparePid);
     for (const entry of this.#entries.values()) {
-      for (const grant of entry.grants) pids.add(grant.holder.pid);
+      for (const { holder } of entry.ownerships) pids.add(holder.pid);
       if (entry.attempt?.holder !== undefined) pids.add(entry.attempt.holder.pid);
     }
     return pids;
@@ -358,14 +472,15 @@ export class LockTable {
       entry.attempt = entry.queue[0]!;
       void this.#attempt(entry, entry.attempt);
     }
-    const isEmpty = entry.grants.length + entry.queue.length === 0 && entry.attempt === undefined;
+    const isEmpty = entry.ownerships.length + entry.queue.length === 0 &&
+      entry.attempt === undefined;
     if (isEmpty && this.#entries.get(entry.name) === entry) this.#entries.delete(entry.name);
   }
 
   async #attempt(entry: LockEntry, claim: PendingClaim): Promise<void> {
     try {
-      const grant = await this.#acquire(entry, claim);
-      if (grant !== undefined) this.#grant(entry, claim, grant);
+      const ownership = await this.#acquire(entry, claim);
+      if (ownership !== undefined) this.#grant(entry, claim, ownership);
     } catch (error) {
       this.#settleRefused(entry, claim, error as Error);
     } finally {
@@ -375,7 +490,7 @@ export class LockTable {
   }
 
   /** The lock in the kernel, or `undefined` when the claim was settled meanwhile. */
-  async #acquire(entry: LockEntry, claim: PendingClaim): Promise<Grant | undefined> {
+  async #acquire(entry: LockEntry, claim: PendingClaim): Promise<Ownership | undefined> {
     const { lockDir, gid, pool } = this.#parts;
     const { name } = entry;
     const access = { peerUid: claim.claimant.peer.uid, gid };
@@ -387,7 +502,7 @@ export class LockTable {
         onWaiting: () => this.#markQueued(entry, claim),
       });
       if (outcome.kind === "locked" && !claim.isSettled && isStillThere(file)) {
-        return this.#toGrant(claim, file, holder);
+        return this.#toOwnership(claim, file, holder);
       }
       this.#unlock(file, holder);
       await holder.ended;
@@ -402,44 +517,63 @@ export class LockTable {
     );
   }
 
-  #toGrant(claim: PendingClaim, file: LockFile, holder: HolderProcess): Grant {
-    const { claimant, shared, params: { name, purpose } } = claim;
+  #toOwnership(claim: PendingClaim, file: LockFile, holder: HolderProcess): Ownership {
+    const { claimant: { owner, peer: { uid } }, shared, params: { name } } = claim;
     try {
       const token = this.#parts.tokens.next();
       const [since, sinceAt] = [Date.now(), performance.now()];
-      return {
-        name,
-        claimant,
-        purpose,
-        shared,
-        token,
-        since,
-        sinceAt,
-        file,
-        holder,
-        isOver: false,
-      };
+      return { name, owner, uid, shared, token, since, sinceAt, file, holder, grants: [] };
     } catch (error) {
       this.#unlock(file, holder);
       throw error;
     }
   }
 
-  #grant(entry: LockEntry, claim: PendingClaim, grant: Grant): void {
-    const { outlivesAgent, log } = this.#parts;
-    const { name, token, shared, holder } = grant;
-    claim.settle();
+  #grant(entry: LockEntry, claim: PendingClaim, ownership: Ownership): void {
+    const { outlivesAgent, pool } = this.#parts;
+    const holder = ownership.holder as HolderProcess;
     remove(entry.queue, claim);
-    entry.grants.push(grant);
+    this.#addGrant(ownership, claim);
+    claim.claimant.onGranted(ownership.token);
+    this.#own(entry, ownership);
     this.#record(entry);
     // From here on an end of this process leaves the lock with its session, not with nobody.
     if (outlivesAgent) holder.untie();
-    holder.onDeath = () => void this.#replaceHolder(entry, grant);
-    if (++this.#grantCount === 1) this.onHolding?.(true);
-    claim.resolve({ name, token, holderPid: holder.pid, shared, waitedMs: claim.waitedMs });
-    log("lock-granted", { ...eventFacts(grant), waitedMs: claim.waitedMs });
-    this.#announce("granted", grant.claimant, entry);
-    this.#parts.pool.refill();
+    this.#settleGranted(entry, ownership, claim, {});
+    pool.refill();
+  }
+
+  /** A session of the same owner has the lock: this one shares its ownership. */
+  #join(entry: LockEntry, ownership: Ownership, claim: PendingClaim): void {
+    this.#index(claim.claimant).add(entry);
+    this.#addGrant(ownership, claim);
+    claim.claimant.onGranted(ownership.token);
+    this.#record(entry);
+    this.#settleGranted(entry, ownership, claim, { joined: true });
+  }
+
+  #addGrant(ownership: Ownership, { claimant, params }: PendingClaim): void {
+    const { purpose, onEnd = "kill", graceMs = GRACE_MS } = params;
+    ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs });
+  }
+
+  #own(entry: LockEntry, ownership: Ownership): void {
+    entry.ownerships.push(ownership);
+    ownership.holder.onDeath = () => void this.#replaceHolder(entry, ownership);
+    if (++this.#ownershipCount === 1) this.onHolding?.(true);
+  }
+
+  #settleGranted(
+    entry: LockEntry,
+    { name, token, holder, shared, grants }: Ownership,
+    claim: PendingClaim,
+    extra: { joined?: true },
+  ): void {
+    claim.settle();
+    const { waitedMs } = claim;
+    claim.resolve({ name, token, holderPid: holder.pid, shared, waitedMs, ...extra });
+    this.#parts.log("lock-granted", { ...eventFacts(grants.at(-1)!), waitedMs, ...extra });
+    this.#announce("granted", claim.claimant, entry);
   }
 
   #markQueued(entry: LockEntry, claim: PendingClaim): void {
@@ -518,61 +652,75 @@ export class LockTable {
   // ---- grants ----------------------------------------------------------------------------------
 
   /** Starts a new holder for a lock whose holder was killed; our descriptor has kept it meanwhile. */
-  async #replaceHolder(entry: LockEntry, grant: Grant): Promise<void> {
+  async #replaceHolder(entry: LockEntry, ownership: Ownership): Promise<void> {
     const { pool, log, outlivesAgent } = this.#parts;
-    log("holder-died", eventFacts(grant));
-    const order = { name: grant.name, shared: grant.shared, wait: false, tied: !outlivesAgent };
-    for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !grant.isOver; tries++) {
-      const { holder, outcome } = await pool.lock(order, grant.file.fd);
-      if (outcome.kind === "locked" && !grant.isOver) {
-        grant.holder = holder;
-        holder.onDeath = () => void this.#replaceHolder(entry, grant);
+    const { name, shared, file, grants } = ownership;
+    const isOver = () => grants.length === 0;
+    if (isOver()) return;
+    log("holder-died", eventFacts(grants[0]!));
+    const order = { name, shared, wait: false, tied: !outlivesAgent };
+    for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !isOver(); tries++) {
+      const { holder, outcome } = await pool.lock(order, file.fd);
+      if (outcome.kind === "locked" && !isOver()) {
+        ownership.holder = holder;
+        holder.onDeath = () => void this.#replaceHolder(entry, ownership);
         this.#record(entry);
-        log("holder-replaced", eventFacts(grant));
+        log("holder-replaced", eventFacts(grants[0]!));
         return pool.refill();
       }
       holder.kill();
-      if (!grant.isOver) await pause(HOLDER_RESTART_PAUSE_MS);
+      if (!isOver()) await pause(HOLDER_RESTART_PAUSE_MS);
     }
-    if (!grant.isOver) {
-      this.#lose(entry, grant, "holder-failed", "its holder was killed and none could be started");
-    }
+    const detail = "its holder was killed and none could be started";
+    if (!isOver()) this.#lose(entry, ownership, "holder-failed", detail);
   }
 
-  #checkFile(grant: Grant): void {
-    if (grant.isOver || isStillThere(grant.file)) return;
-    const detail = `lock file ${grant.file.path} was removed or replaced`;
-    this.#lose(this.#entries.get(grant.name)!, grant, "lock-file-replaced", detail);
+  #checkFile(ownership: Ownership): void {
+    const { file, grants, name } = ownership;
+    if (grants.length === 0 || isStillThere(file)) return;
+    const detail = `lock file ${file.path} was removed or replaced`;
+    this.#lose(this.#entryOf(name), ownership, "lock-file-replaced", detail);
   }
 
-  #lose(entry: LockEntry, grant: Grant, reason: LossReason, detail: string): void {
-    if (grant.isOver) return;
-    this.#notifyLoss(grant, reason, detail);
-    this.#end(entry, grant, "lost");
+  #lose(entry: LockEntry, { grants }: Ownership, reason: LossReason, detail: string): void {
+    for (const grant of [...grants]) {
+      // A session that is ending has been told its first cause.
+      if (grant.claimant.state !== "ending") this.#notifyLoss(grant, reason, detail);
+      this.#end(entry, grant, "lost");
+    }
   }
 
   #notifyLoss(grant: Grant, reason: LossReason, detail: string): void {
-    const { name, token } = grant;
+    const { name, token } = grant.ownership;
     this.#parts.log("lock-lost", { ...eventFacts(grant), reason, detail });
     grant.claimant.notifyLost({ name, token, reason, detail });
   }
 
-  #end(entry: LockEntry, grant: Grant, event: "released" | "lost"): void {
-    if (grant.isOver) return;
-    grant.isOver = true;
-    this.#unlock(grant.file, grant.holder);
-    remove(entry.grants, grant);
+  #end(entry: LockEntry, grant: Grant, how: "released" | "lost"): void {
+    const { ownership, claimant } = grant;
+    if (!ownership.grants.includes(grant)) return;
+    remove(ownership.grants, grant);
+    const isLast = ownership.grants.length === 0;
+    if (isLast) {
+      this.#unlock(ownership.file, ownership.holder);
+      remove(entry.ownerships, ownership);
+      if (--this.#ownershipCount === 0) this.onHolding?.(false);
+    }
     this.#record(entry);
-    this.#parts.limits.removeClaim(grant.claimant.peer.uid);
-    this.#unindex(grant.claimant, entry);
-    if (--this.#grantCount === 0) this.onHolding?.(false);
-    this.#parts.log("lock-ended", { ...eventFacts(grant), how: event, heldMs: heldMsOf(grant) });
-    this.#announce(event, grant.claimant, entry);
+    this.#parts.limits.removeClaim(claimant.peer.uid);
+    this.#parts.log("lock-ended", {
+      ...eventFacts(grant),
+      how,
+      isFree: isLast,
+      heldMs: heldMsOf(ownership),
+    });
+    this.#announce(how, claimant, entry);
+    this.#unindex(claimant, entry);
     this.#pump(entry);
   }
 
   /** LOCK_UN frees at once for every descriptor of the description; ending the holder alone does not. */
-  #unlock(file: LockFile, holder: HolderProcess): void {
+  #unlock(file: LockFile, holder: Holder): void {
     flock(file.fd, LOCK_UN);
     holder.kill();
     closeSync(file.fd);
@@ -581,7 +729,7 @@ export class LockTable {
   // ---- facts -----------------------------------------------------------------------------------
 
   async #holdersOf(entry: LockEntry): Promise<HolderFacts[]> {
-    if (entry.grants.length > 0) return entry.grants.map(factsOfGrant);
+    if (entry.ownerships.length > 0) return grantsOfEntry(entry).map(factsOfGrant);
     try {
       const foreign = await findForeignHoldersOf(
         this.#parts.lockDir,
@@ -598,7 +746,7 @@ export class LockTable {
   #factsOf(entry: LockEntry): LockFacts {
     return {
       name: entry.name,
-      holders: entry.grants.map(factsOfGrant),
+      holders: grantsOfEntry(entry).map(factsOfGrant),
       waiters: entry.queue.filter((claim) => !claim.isSettled).map((claim) => ({
         owner: claim.claimant.owner,
         purpose: claim.params.purpose,
@@ -616,16 +764,16 @@ export class LockTable {
   }
 
   #record(entry: LockEntry): void {
-    const ownerships = entry.grants.map((grant) => ({
-      owner: grant.claimant.owner,
-      purpose: grant.purpose,
-      uid: grant.claimant.peer.uid,
-      token: grant.token,
-      since: grant.since,
-      shared: grant.shared,
-      holder: { pid: grant.holder.pid, startTime: readStat(grant.holder.pid)?.startTime ?? 0 },
+    const ownerships = entry.ownerships.map((
+      { owner, uid, token, since, shared, holder, grants },
+    ) => ({
+      ...{ owner, uid, token, since, shared },
+      holder: { pid: holder.pid, startTime: readStat(holder.pid)?.startTime ?? 0 },
       agent: this.#agent,
-      peer: { pid: grant.claimant.peer.pid, startTime: grant.claimant.peer.startTime },
+      grants: grants.map(({ purpose, onEnd, graceMs, claimant }) => ({
+        ...{ purpose, onEnd, graceMs },
+        session: claimant.record,
+      })),
     }));
     const { name } = entry;
     const [bootId, pidNamespace] = [this.#bootId, this.#pidNamespace];
@@ -638,7 +786,7 @@ export class LockTable {
   #entryOf(name: string): LockEntry {
     let entry = this.#entries.get(name);
     if (entry === undefined) {
-      entry = { name, grants: [], queue: [], attempt: undefined };
+      entry = { name, ownerships: [], queue: [], attempt: undefined };
       this.#entries.set(name, entry);
     }
     return entry;
@@ -653,48 +801,70 @@ export class LockTable {
   #unindex(claimant: Claimant, entry: LockEntry): void {
     const entries = this.#byClaimant.get(claimant);
     entries?.delete(entry);
-    if (entries?.size === 0) this.#byClaimant.delete(claimant);
+    if (entries?.size !== 0) return;
+    this.#byClaimant.delete(claimant);
+    claimant.onIdle();
   }
 
   #grantsOf(claimant: Claimant): Grant[] {
     const entries = [...this.#byClaimant.get(claimant) ?? []];
-    return entries.flatMap((entry) => entry.grants.filter((grant) => grant.claimant === claimant));
+    return entries.flatMap((entry) => grantOf(entry, claimant) ?? []);
   }
 }
 
-/** A claim can be granted beside the grants there are. */
-function isCompatible(entry: LockEntry, claim: PendingClaim): boolean {
-  return entry.grants.every((grant) => grant.shared && claim.shared);
+/** The owner's own lock, when a session of the owner has it that is not ending. */
+function joinable(entry: LockEntry, { claimant, shared }: PendingClaim): Ownership | undefined {
+  // Anyone may call themselves anything: only the same user's sessions share an owner's lock.
+  return entry.ownerships.find(({ owner, uid, shared: isShared, grants }) =>
+    owner === claimant.owner && uid === claimant.peer.uid && isShared === shared &&
+    grants.some((grant) => grant.claimant.state !== "ending")
+  );
 }
 
-function factsOfGrant(grant: Grant): OwnHolder {
-  const { claimant, purpose, since, token, shared } = grant;
+/** A claim can be granted beside the ownerships there are. */
+function isCompatible(entry: LockEntry, claim: PendingClaim): boolean {
+  return entry.ownerships.every((ownership) => ownership.shared && claim.shared);
+}
+
+function grantsOfEntry(entry: LockEntry): Grant[] {
+  return entry.ownerships.flatMap((ownership) => ownership.grants);
+}
+
+function grantOf(entry: LockEntry, claimant: Claimant): Grant | undefined {
+  return grantsOfEntry(entry).find((grant) => grant.claimant === claimant);
+}
+
+function factsOfGrant({ ownership, claimant, purpose }: Grant): OwnHolder {
+  const { since, token, shared, holder } = ownership;
+  const { owner, state, awaiting, clientAddress, lastHeardAt } = claimant;
   const { uid, pid: peerPid } = claimant.peer;
   return {
     kind: "own",
-    owner: claimant.owner,
+    owner,
     purpose,
     uid,
     user: userName(uid),
     peerPid,
-    clientAddress: claimant.clientAddress,
+    clientAddress,
     since,
-    heldMs: heldMsOf(grant),
-    lastHeardMs: Math.round(performance.now() - claimant.lastHeardAt),
-    holderPid: grant.holder.pid,
+    heldMs: heldMsOf(ownership),
+    lastHeardMs: Math.round(performance.now() - lastHeardAt),
+    holderPid: holder.pid,
     token,
     shared,
+    state,
+    awaiting: state === "ending" ? awaiting : undefined,
   };
 }
 
-function eventFacts(grant: Grant): Record<string, unknown> {
-  const { name, token, holder, shared, purpose, claimant: { owner, peer } } = grant;
-  const { pid: peerPid, uid } = peer;
-  return { name, owner, purpose, token, holderPid: holder.pid, peerPid, uid, shared };
+function eventFacts({ ownership, claimant, purpose }: Grant): Record<string, unknown> {
+  const { name, token, holder, shared } = ownership;
+  const { owner, peer: { pid: peerPid, uid }, record: { id: session } } = claimant;
+  return { name, owner, purpose, token, holderPid: holder.pid, session, peerPid, uid, shared };
 }
 
-function heldMsOf(grant: Grant): number {
-  return Math.round(performance.now() - grant.sinceAt);
+function heldMsOf(ownership: Ownership): number {
+  return Math.round(performance.now() - ownership.sinceAt);
 }
 
 function holderFailed(name: string, reason: string): WireError {

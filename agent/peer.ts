@@ -5,17 +5,18 @@
  */
 
 import { readFileSync } from "node:fs";
+import { SSHD_NAMES } from "./leftovers.ts";
 import type { PeerCredentials } from "./libc.ts";
 import {
   listDescriptors,
   type ProcessId,
+  readChildren,
   readEnvironment,
   readExecutable,
   readStat,
 } from "./proc.ts";
 
-// From OpenSSH 9.8 on the part of sshd that serves one session is a program of its own.
-const SSHD_NAMES = ["sshd", "sshd-session"];
+const SSH_CONNECTION = "SSH_CONNECTION";
 
 // More ancestors than any honest process has; a guard against reading a changing tree for ever.
 const MAX_ANCESTORS = 64;
@@ -57,10 +58,30 @@ export function findSshdProcess(pid: number): ProcessId | undefined {
  * @param pid The peer.
  */
 export function findClientAddress(pid: number): string | undefined {
-  const connection = readEnvironment(pid, "SSH_CONNECTION");
-  if (connection !== undefined) return connection.split(" ")[0];
   const sshd = findSshdProcess(pid);
-  return sshd === undefined ? undefined : remoteAddressOf(sshd.pid);
+  const connection = sshd === undefined
+    ? readEnvironment(pid, SSH_CONNECTION)
+    : readSshConnection(pid, sshd.pid);
+  return connection?.split(" ")[0];
+}
+
+/**
+ * SSH_CONNECTION of a session (client address and port, server address and port): from its peer,
+ * else from a process that its sshd has started, else made from the TCP connection of its sshd.
+ *
+ * @param peerPid The peer.
+ * @param sshdPid The sshd of the session.
+ */
+export function readSshConnection(peerPid: number, sshdPid: number): string | undefined {
+  if (peerPid !== sshdPid) {
+    const connection = readEnvironment(peerPid, SSH_CONNECTION);
+    if (connection !== undefined) return connection;
+  }
+  for (const pid of readChildren(sshdPid)) {
+    const connection = readEnvironment(pid, SSH_CONNECTION);
+    if (connection !== undefined) return connection;
+  }
+  return connectionOf(sshdPid);
 }
 
 /** The sshd that listens is an ancestor of all sessions and the root of none. */
@@ -72,18 +93,24 @@ function isListener(pid: number): boolean {
   return !bySshd && !(executable?.endsWith("/sshd-session") ?? false);
 }
 
-function remoteAddressOf(pid: number): string | undefined {
+/** Needs the right to see the descriptors of sshd, which only root has. */
+function connectionOf(pid: number): string | undefined {
   const inodes = (listDescriptors(pid) ?? [])
     .map(([, target]) => /^socket:\[(\d+)\]$/.exec(target)?.[1])
     .filter((inode) => inode !== undefined);
-  for (const table of ["tcp", "tcp6"]) {
-    for (const line of readTable(pid, table)) {
-      const fields = line.trim().split(/\s+/);
-      // State 01 is ESTABLISHED; forwarded connections come later in the descriptor table.
-      if (fields[3] === "01" && inodes.includes(fields[9]!)) return decodeAddress(fields[2]!);
-    }
+  const tables = [...readTable(pid, "tcp"), ...readTable(pid, "tcp6")]
+    .map((line) => line.trim().split(/\s+/));
+  // The first of its descriptors is the client's; forwarded connections come later.
+  for (const inode of inodes) {
+    // State 01 is ESTABLISHED.
+    const found = tables.find((fields) => fields[9] === inode && fields[3] === "01");
+    if (found !== undefined) return `${decodeEndpoint(found[2]!)} ${decodeEndpoint(found[1]!)}`;
   }
   return undefined;
+}
+
+function decodeEndpoint(field: string): string {
+  return `${decodeAddress(field)} ${parseInt(field.split(":")[1]!, 16)}`;
 }
 
 function readTable(pid: number, table: string): string[] {

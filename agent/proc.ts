@@ -90,6 +90,16 @@ export function readUid(pid: number): number | undefined {
   }
 }
 
+/**
+ * The children of a process; empty where the kernel does not list them.
+ *
+ * @param pid The pid.
+ */
+export function readChildren(pid: number): number[] {
+  const text = readProcFile(pid, `task/${pid}/children`);
+  return text?.split(" ").filter((word) => word !== "").map(Number) ?? [];
+}
+
 /** All pids that can be seen, in no particular order. */
 export function listPids(): number[] {
   return readdirSync("/proc").filter((entry) => /^\d+$/.test(entry)).map(Number);

@@ -15,28 +15,58 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { isLockName } from "../protocol/lock_name.ts";
+import type { EndPolicy } from "./clean_up.ts";
+import type { SessionMarks } from "./leftovers.ts";
+import type { Peer } from "./peer.ts";
 import type { ProcessId } from "./proc.ts";
+import type { SessionKind } from "./session_root.ts";
 
-/** What is recorded of one ownership of a lock. */
-export interface Ownership {
-  /** The identity the claim was made under. */
-  owner: string;
+/** What is recorded of a session: enough for the next agent to take it over or to end it. */
+export interface SessionRecord {
+  /** Id of the session; not secret. */
+  id: string;
+  /** SHA-256 of the secret that it reattaches with, in hex. */
+  secretHash: string;
+  /** The process at the other end of its connection. */
+  peer: Peer;
+  /** What it is. */
+  kind: SessionKind;
+  /** What its processes are known by. */
+  marks: SessionMarks;
+  /** Its silence limit, in milliseconds; 0 for none. */
+  silenceMs: number;
+}
+
+/** What is recorded of a session's part in a lock. */
+export interface GrantRecord {
   /** What the lock is for. */
   purpose?: string;
-  /** User id of the session. */
+  /** What becomes of the session's processes when it ends. */
+  onEnd: EndPolicy;
+  /** Time between TERM and KILL, in milliseconds. */
+  graceMs: number;
+  /** The session. */
+  session: SessionRecord;
+}
+
+/** What is recorded of one ownership of a lock. */
+export interface OwnershipRecord {
+  /** The identity the claim was made under. */
+  owner: string;
+  /** The user who claimed. */
   uid: number;
   /** The fencing token. */
   token: number;
   /** When it was granted, in milliseconds since 1970. */
   since: number;
-  /** Whether the lock is shared. */
+  /** Whether the lock is shared with other owners. */
   shared: boolean;
   /** The holder. */
   holder: ProcessId;
-  /** The process that granted it: the lock's session is lost when this one is gone. */
+  /** The process that granted it. */
   agent: ProcessId;
-  /** The process at the other end of the session's connection. */
-  peer: { pid: number; startTime?: number };
+  /** The sessions of the owner that have it. */
+  grants: GrantRecord[];
 }
 
 /** The record of a lock. */
@@ -48,7 +78,7 @@ export interface LockRecord {
   /** Pid namespace in which its pids mean something. */
   pidNamespace: string;
   /** Who has the lock; several only while it is shared. */
-  ownerships: Ownership[];
+  ownerships: OwnershipRecord[];
 }
 
 /** The records of one runtime folder. */
@@ -128,13 +158,23 @@ function isLockRecord(value: unknown): value is LockRecord {
     Array.isArray(record.ownerships) && record.ownerships.every(isOwnership);
 }
 
-function isOwnership(value: unknown): value is Ownership {
-  const ownership = value as Ownership | null;
+function isOwnership(value: unknown): value is OwnershipRecord {
+  const ownership = value as OwnershipRecord | null;
   return typeof ownership === "object" && ownership !== null &&
     typeof ownership.owner === "string" && Number.isSafeInteger(ownership.token) &&
     Number.isSafeInteger(ownership.uid) && Number.isFinite(ownership.since) &&
-    isProcessId(ownership.holder) &&
-    isProcessId(ownership.agent) && typeof ownership.peer?.pid === "number";
+    isProcessId(ownership.holder) && isProcessId(ownership.agent) &&
+    Array.isArray(ownership.grants) && ownership.grants.every(isGrant);
+}
+
+function isGrant(value: unknown): value is GrantRecord {
+  const grant = value as GrantRecord | null;
+  const { session, onEnd, graceMs } = grant ?? {};
+  return typeof session?.id === "string" && /^[0-9a-f]{64}$/.test(session.secretHash) &&
+    Number.isSafeInteger(session.peer?.pid) && Number.isSafeInteger(session.peer.uid) &&
+    (session.kind === "ssh" || session.kind === "process") && isProcessId(session.marks?.root) &&
+    Number.isSafeInteger(session.marks.uid) && Number.isFinite(session.silenceMs) &&
+    (onEnd === "kill" || onEnd === "drain" || onEnd === "leave") && Number.isFinite(graceMs);
 }
 
 function isProcessId(value: unknown): value is ProcessId {

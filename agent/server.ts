@@ -1,5 +1,5 @@
 /**
- * The resident part of the agent: listens, and gives each connection a session.
+ * The resident part of the agent: takes over what a predecessor left, listens, and serves connections.
  *
  * @module
  */
@@ -11,6 +11,8 @@ import process from "node:process";
 import { encodeMessage } from "../protocol/framing.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
+import { adoptLocks } from "./adoption.ts";
+import { Connection, type ConnectionParts } from "./connection.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus } from "./host_status.ts";
 import { peerCredentials } from "./libc.ts";
@@ -21,10 +23,8 @@ import { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import { type AgentPaths, ensurePrivateFolder } from "./paths.ts";
 import { identifyPeer } from "./peer.ts";
-import { endOrphans } from "./orphans.ts";
 import { Records } from "./records.ts";
 import { lockRunFile } from "./run_file.ts";
-import { Session, type SessionParts } from "./session.ts";
 import { SilenceWatch } from "./silence.ts";
 import { TokenStore } from "./token_store.ts";
 
@@ -54,9 +54,9 @@ export interface AgentServer {
   /** Resolved when the agent has ended, with the reason. */
   readonly ended: Promise<string>;
   /**
-   * Ends all locks, tells the sessions, and stops listening.
+   * Ends the connections and stops listening. Locks stay held: the next agent takes them over.
    *
-   * @param reason Why, for the log and the sessions.
+   * @param reason Why, for the log.
    */
   stop(reason: string): void;
 }
@@ -76,8 +76,8 @@ export async function startServer(options: ServerOptions): Promise<AgentServer> 
   const parts = assemble(options);
   parts.records.prepare();
   parts.tokens.prepare();
-  endOrphans({ records: parts.records, lockDir: paths.lockDir, log });
   const agent = new Agent(options, parts, unlock);
+  agent.adopt();
   await agent.listen();
   parts.pool.refill();
   log("agent-started", {
@@ -139,7 +139,7 @@ class Agent implements AgentServer {
   readonly #parts: Parts;
   readonly #unlock: () => void;
   readonly #server: Server;
-  readonly #sessionParts: SessionParts;
+  readonly #shared: ConnectionParts;
   readonly #watch: LockDirWatch;
   readonly #sockets = new Set<Socket>();
   #resolveEnded!: (reason: string) => void;
@@ -151,16 +151,25 @@ class Agent implements AgentServer {
     this.#parts = parts;
     this.#unlock = unlock;
     this.ended = new Promise((resolve) => this.#resolveEnded = resolve);
-    this.#sessionParts = {
+    this.#shared = {
       table: parts.table,
       silence: new SilenceWatch(),
+      sessions: new Map(),
       log: options.log,
       status: (name) => this.#status(name),
+      isStopping: () => this.#isOver,
     };
     this.#watch = new LockDirWatch(options.paths.lockDir, parts.table, options.log);
     parts.table.onHolding = (isHolding) => this.#watch.set(isHolding);
     // Half-open: a client may send its requests, close its side, and still read the answers.
     this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket));
+  }
+
+  /** Takes over what a predecessor has left, before anyone can connect. */
+  adopt(): void {
+    const { records, table } = this.#parts;
+    const { paths: { lockDir }, log } = this.#options;
+    adoptLocks({ records, table, lockDir, log, sessions: this.#shared });
   }
 
   async listen(): Promise<void> {
@@ -188,9 +197,9 @@ class Agent implements AgentServer {
   stop(reason: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    const { table, pool, tokens } = this.#parts;
+    const { pool, tokens } = this.#parts;
     clearTimeout(this.#idleTimer);
-    table.endAll(reason);
+    // Holders and records stay: the next agent takes them over, and the sessions resume with it.
     pool.close();
     this.#watch.set(false);
     if (!isActivated()) removeStaleSocket(this.#options.paths.socket);
@@ -215,7 +224,7 @@ class Agent implements AgentServer {
         this.#sockets.delete(socket);
         this.#startIdleTimer();
       });
-      new Session(socket, peer, this.#sessionParts);
+      new Connection(socket, peer, this.#shared);
     } catch (error) {
       log("connection-refused", { message: (error as Error).message });
       socket.on("error", () => {/* it is on its way out */});
@@ -234,11 +243,16 @@ class Agent implements AgentServer {
     return readHostStatus({ lockDir, records, agent }, name);
   }
 
+  #stopIfIdle(): void {
+    if (this.#parts.table.ownershipCount === 0) this.stop("nothing was connected");
+    else this.#startIdleTimer();
+  }
+
   #startIdleTimer(): void {
     const { idleExitMs } = this.#options;
     if (idleExitMs === undefined || this.#isOver || this.#sockets.size > 0) return;
     clearTimeout(this.#idleTimer);
-    this.#idleTimer = setTimeout(() => this.stop("nothing was connected"), idleExitMs);
+    this.#idleTimer = setTimeout(() => this.#stopIfIdle(), idleExitMs);
   }
 }
 

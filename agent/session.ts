@@ -1,48 +1,34 @@
 /**
- * One connection to the agent: reads its requests, answers them, and ends what it has when it ends.
+ * A session: what locks are granted to. It outlives its connection for a while, and its processes
+ * outlive it until they are cleared away; only then do its locks go to anyone else.
  *
  * @module
  */
 
-import type { Buffer } from "node:buffer";
-import type { Socket } from "node:net";
-import { hostname } from "node:os";
+import { createHash, randomBytes } from "node:crypto";
 import { performance } from "node:perf_hooks";
-import { encodeMessage, MessageDecoder } from "../protocol/framing.ts";
-import {
-  GIVE_UP_MS,
-  HEARTBEAT_MS,
-  MAX_SILENCE_MS,
-  MIN_SILENCE_MS,
-  PROTOCOL_VERSION,
-  SILENCE_MS,
-} from "../protocol/limits.ts";
-import {
-  type HelloResult,
-  type LostParams,
-  type QueuedParams,
-  readClaim,
-  readHello,
-  readName,
-  readOptionalName,
-  readRequest,
-  type Request,
-  type RequestId,
-  type StatusResult,
-} from "../protocol/messages.ts";
-import { VERSION } from "../protocol/version.ts";
-import { WireError } from "../protocol/wire_error.ts";
+import { SILENCE_MS } from "../protocol/limits.ts";
+import type { LossReason, LostParams, ProcessFacts, QueuedParams } from "../protocol/messages.ts";
+import { clearLeftovers } from "./clean_up.ts";
+import type { SessionMarks } from "./leftovers.ts";
 import type { Claimant, LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
-import { findClientAddress, findSshdProcess, type Peer } from "./peer.ts";
-import { readBootId, readPidNamespace } from "./proc.ts";
+import type { Peer } from "./peer.ts";
+import { isAlive } from "./proc.ts";
+import type { SessionRecord } from "./records.ts";
+import { findRoot, identifySession, type SessionKind, TOKEN_VARIABLE } from "./session_root.ts";
 import type { Listened, SilenceWatch } from "./silence.ts";
 
-/** Answers that a peer may leave unread, in bytes, before it is cut off. */
-const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+/** Pause between two looks whether the root of a detached session lives, in milliseconds. */
+const ROOT_LOOK_MS = 20;
 
-/** Time that a peer has to read its last answers, in milliseconds. */
-const LAST_WORDS_MS = 2_000;
+/** What a session tells its connection, if it has one. */
+export interface Outlet {
+  /** Sends a notification. */
+  notify(method: string, params: object): void;
+  /** Ends the connection. */
+  close(): void;
+}
 
 /** What all sessions of an agent share. */
 export interface SessionParts {
@@ -52,289 +38,258 @@ export interface SessionParts {
   silence: SilenceWatch;
   /** Where events go. */
   log: Log;
-  /** Everything that holds a lock on this host, for `status`. */
-  status(name: string | undefined): Promise<StatusResult>;
+  /** Sessions that have locks, by the hash of their secret. */
+  sessions: Map<string, Session>;
 }
 
-/** One connection to the agent. */
-export class Session implements Claimant, Listened {
-  readonly peer: Peer;
-  owner: string;
-  clientAddress: string | undefined;
-  silenceMs = SILENCE_MS;
-  lastHeardAt = performance.now();
+/** Why a session ends. */
+export interface EndCause {
+  /** The cause, as a loss names it. */
+  reason: LossReason;
+  /** The cause in a sentence. */
+  detail: string;
+}
 
-  readonly #socket: Socket;
+/** A session. */
+export class Session implements Claimant, Listened {
+  readonly id: string;
+  readonly owner: string;
+  readonly peer: Peer;
+  readonly kind: SessionKind;
+  clientAddress: string | undefined;
+  lastHeardAt = performance.now();
+  state: "held" | "detached" | "ending" = "held";
+  awaiting: ProcessFacts[] = [];
+
   readonly #parts: SessionParts;
-  readonly #decoder = new MessageDecoder();
-  #hasSaidHello = false;
-  #isListenedTo = false;
-  #isOver = false;
-  #heldBack = "";
-  #openRequests = 0;
-  #stopWatching: (() => void) | undefined;
+  readonly #secretHash: string;
+  readonly #silenceMs: number;
+  #marks: SessionMarks;
+  #outlet: Outlet | undefined;
+  #isIdentified = false;
+
+  private constructor(
+    parts: SessionParts,
+    owner: string,
+    record: SessionRecord,
+    outlet: Outlet | undefined,
+  ) {
+    this.#parts = parts;
+    this.id = record.id;
+    this.owner = owner;
+    this.peer = record.peer;
+    this.kind = record.kind;
+    this.#silenceMs = record.silenceMs;
+    this.#secretHash = record.secretHash;
+    this.#marks = record.marks;
+    this.#outlet = outlet;
+  }
 
   /**
-   * @param socket The accepted connection, with nothing read from it yet.
-   * @param peer Who is at the other end.
+   * A session for a connection that has just said hello.
+   *
    * @param parts What all sessions share.
+   * @param hello Who it is: its peer, owner, and what it asked for.
+   * @param outlet Its connection.
+   * @returns The session, and the secret that it can be resumed with.
    */
-  constructor(socket: Socket, peer: Peer, parts: SessionParts) {
-    this.#socket = socket;
-    this.#parts = parts;
-    this.peer = peer;
-    this.owner = `uid:${peer.uid}`;
-    socket.on("data", (chunk: Buffer) => this.#hear(chunk));
-    socket.on("end", () => this.#end("the session's connection has ended"));
-    socket.on("error", (error) => this.#end(`the session's connection broke: ${error.message}`));
-    socket.on("close", () => this.#end("the session's connection was closed"));
+  static open(
+    parts: SessionParts,
+    hello: { peer: Peer; owner: string; asked: SessionKind; silenceMs: number },
+    outlet: Outlet,
+  ): { session: Session; secret: string } {
+    const { peer, owner, asked } = hello;
+    const secret = randomBytes(24).toString("base64url");
+    const { kind, root } = findRoot(peer, asked);
+    const silenceMs = hello.silenceMs === 0 && kind === "ssh" ? SILENCE_MS : hello.silenceMs;
+    const session = new Session(parts, owner, {
+      id: randomBytes(6).toString("base64url"),
+      secretHash: hashOf(secret),
+      peer,
+      kind,
+      marks: { root, uid: peer.uid },
+      silenceMs,
+    }, outlet);
+    return { session, secret };
+  }
+
+  /**
+   * A session of a predecessor of this agent, without a connection for now.
+   *
+   * @param parts What all sessions share.
+   * @param owner The identity of its claims.
+   * @param record What was recorded of it.
+   */
+  static adopt(parts: SessionParts, owner: string, record: SessionRecord): Session {
+    const session = new Session(parts, owner, record, undefined);
+    session.#isIdentified = true;
+    parts.sessions.set(record.secretHash, session);
+    return session;
+  }
+
+  /** How long it may be silent, in milliseconds; without a connection nobody may be for ever. */
+  get silenceMs(): number {
+    return this.#silenceMs === 0 && this.state === "detached" ? SILENCE_MS : this.#silenceMs;
+  }
+
+  /** What is recorded of it. */
+  get record(): SessionRecord {
+    const { id, peer, kind } = this;
+    const [secretHash, silenceMs] = [this.#secretHash, this.#silenceMs];
+    return { id, secretHash, peer, kind, marks: this.#marks, silenceMs };
+  }
+
+  /** What its processes are known by. */
+  get marks(): SessionMarks {
+    return this.#marks;
   }
 
   notifyQueued(params: QueuedParams): void {
-    this.#send({ jsonrpc: "2.0", method: "queued", params });
+    this.#outlet?.notify("queued", params);
   }
 
   notifyLost(params: LostParams): void {
-    this.#send({ jsonrpc: "2.0", method: "lost", params });
+    this.#outlet?.notify("lost", params);
+  }
+
+  /**
+   * Finds out what its processes can be known by. It reads /proc, so it is done after the first
+   * answer; until it succeeds it is tried again at each heartbeat.
+   */
+  identify(): void {
+    if (this.#isIdentified || !this.#parts.table.concerns(this)) return;
+    const { marks, clientAddress } = identifySession(this.peer, this.kind, this.#marks.root);
+    this.clientAddress ??= clientAddress;
+    this.#isIdentified = this.kind === "process" || marks.variable !== undefined;
+    this.#marks = { ...marks, variable: marks.variable ?? this.#marks.variable };
+    this.#parts.table.recordOf(this);
+  }
+
+  /** Called before the first grant is recorded: from then on another connection may resume it. */
+  onGranted(token: number): void {
+    this.#parts.sessions.set(this.#secretHash, this);
+    if (this.kind === "process") {
+      this.#marks = { ...this.#marks, variable: { name: TOKEN_VARIABLE, value: `${token}` } };
+    }
+    if (this.silenceMs > 0) this.#parts.silence.add(this);
+  }
+
+  /** Called when the last lock is gone. */
+  onIdle(): void {
+    this.#parts.sessions.delete(this.#secretHash);
+    this.#parts.silence.delete(this);
+  }
+
+  /**
+   * Gives the session another connection.
+   *
+   * @param outlet The connection.
+   */
+  resume(outlet: Outlet): void {
+    const previous = this.#outlet;
+    this.#outlet = outlet;
+    previous?.close();
+    this.state = "held";
+    this.lastHeardAt = performance.now();
+    if (this.silenceMs === 0) this.#parts.silence.delete(this);
+    this.#parts.log("session-resumed", this.#facts());
+    this.#parts.table.announceSession("resumed", this);
+  }
+
+  /**
+   * The connection is gone. A session of an SSH connection that lives has its silence limit to come
+   * back: sshd closes channels for reasons of its own, and a bridge can be killed.
+   *
+   * @param outlet The connection; nothing happens when the session has another one by now.
+   * @param detail What became of the connection.
+   */
+  detach(outlet: Outlet, detail: string): void {
+    if (this.#outlet !== outlet) return;
+    this.#outlet = undefined;
+    if (this.state === "ending") return;
+    this.#parts.table.cancelClaims(this, detail);
+    if (!this.#parts.table.concerns(this)) return this.onIdle();
+    if (this.kind === "process") return void this.end({ reason: "session-ended", detail });
+    this.awaitResume(detail);
+  }
+
+  /**
+   * From now on it has its silence limit to come back with another connection, as long as its root
+   * lives.
+   *
+   * @param detail What became of its connection.
+   */
+  awaitResume(detail: string): void {
+    this.state = "detached";
+    this.#parts.log("session-detached", this.#facts({ detail }));
+    this.#parts.table.announceSession("detached", this);
+    this.#parts.silence.add(this);
+    this.#watchRoot();
+  }
+
+  /** Ends the session as soon as its root is gone, for as long as it has no connection. */
+  #watchRoot(): void {
+    if (this.state !== "detached") return;
+    if (!isAlive(this.#marks.root)) {
+      return void this.end({ reason: "session-ended", detail: "the SSH session has ended" });
+    }
+    setTimeout(() => this.#watchRoot(), ROOT_LOOK_MS);
   }
 
   endForSilence(): void {
     const detail = `the session was silent for ${this.silenceMs} ms`;
-    this.#parts.log("session-silent", this.#facts({ silenceMs: this.silenceMs }));
-    this.#parts.table.loseAll(this, "silence", detail);
-    this.#end(detail);
-  }
-
-  #hear(chunk: Buffer): void {
-    this.lastHeardAt = performance.now();
-    try {
-      for (const message of this.#decoder.decode(chunk)) {
-        if (this.#isOver) return;
-        this.#handle(message);
-      }
-    } catch (error) {
-      this.#refuseConnection(error as WireError);
-    } finally {
-      if (this.#openRequests === 0) this.#flush();
-    }
-  }
-
-  /** What cannot be read any further ends the connection, with an error that says why. */
-  #refuseConnection(error: WireError): void {
-    this.#parts.log("session-refused", this.#facts({ code: error.code, message: error.message }));
-    this.#respond(null, { error: error.toWire() });
-    this.#end(error.message);
-  }
-
-  #handle(message: unknown): void {
-    let request: Request;
-    try {
-      request = readRequest(message);
-    } catch (error) {
-      return this.#respond(idOf(message), { error: (error as WireError).toWire() });
-    }
-    let answer: unknown;
-    try {
-      answer = this.#dispatch(request);
-    } catch (error) {
-      answer = Promise.reject(error);
-    }
-    if (answer instanceof Promise) this.#respondLater(request, answer);
-    else this.#respond(request.id, { result: answer });
-  }
-
-  #dispatch({ method, params }: Request): unknown {
-    switch (method) {
-      case "hello":
-        return this.#hello(params);
-      case "claim":
-        return this.#claim(params);
-      case "release":
-        return this.#release(params);
-      case "ping":
-        return this.#ping();
-      case "status":
-        return this.#parts.status(readOptionalName("show", params));
-      case "watch":
-        return this.#watch(params);
-      default:
-        throw new WireError("unknown-method", `Cannot ${method}: the agent has no such method`);
-    }
-  }
-
-  #hello(params: Record<string, unknown>): HelloResult {
-    const hello = readHello(params);
-    if (this.#hasSaidHello) {
-      throw new WireError("invalid-request", "Cannot say hello: this session has done so already");
-    }
-    if (hello.protocol !== PROTOCOL_VERSION) {
-      throw new WireError(
-        "protocol-mismatch",
-        `Cannot talk to ${hello.client ?? "the client"}: it speaks protocol ${hello.protocol}, ` +
-          `agent ${VERSION} speaks ${PROTOCOL_VERSION}`,
-        { protocol: PROTOCOL_VERSION, agent: VERSION },
-      );
-    }
-    this.silenceMs = this.#allowedSilence(hello.silenceMs);
-    this.owner = hello.owner ?? this.owner;
-    this.#hasSaidHello = true;
-    return {
-      protocol: PROTOCOL_VERSION,
-      agent: VERSION,
-      host: hostname(),
-      bootId: BOOT_ID,
-      pidNamespace: PID_NAMESPACE,
-      owner: this.owner,
-      ...timesFor(this.silenceMs),
-    };
-  }
-
-  /** Only a local program may be silent for ever: the kernel tells at once when it is gone. */
-  #allowedSilence(asked = SILENCE_MS): number {
-    if (asked === 0 && findSshdProcess(this.peer.pid) === undefined) return 0;
-    if (asked === 0) return SILENCE_MS;
-    return Math.min(Math.max(asked, MIN_SILENCE_MS), MAX_SILENCE_MS);
-  }
-
-  async #claim(params: Record<string, unknown>): Promise<unknown> {
-    if (!this.#hasSaidHello) {
-      throw new WireError("hello-first", "Cannot claim: the session has not said hello");
-    }
-    const claim = readClaim(params);
-    const granted = this.#parts.table.claim(this, claim);
-    this.#listen();
-    try {
-      return await granted;
-    } finally {
-      this.#stopListeningIfIdle();
-      setImmediate(() => this.#learnAddress());
-    }
-  }
-
-  #release(params: Record<string, unknown>): unknown {
-    const result = this.#parts.table.release(this, readName("release", params));
-    this.#stopListeningIfIdle();
-    return result;
-  }
-
-  #ping(): Record<string, never> {
-    this.#parts.table.checkFilesOf(this);
-    return {};
-  }
-
-  #watch(params: Record<string, unknown>): Promise<StatusResult> {
-    const name = readOptionalName("watch", params);
-    this.#stopWatching?.();
-    this.#stopWatching = this.#parts.table.watch((change) => {
-      if (name !== undefined && change.lock.name !== name) return;
-      this.#send({ jsonrpc: "2.0", method: "change", params: change });
-    });
-    return this.#parts.status(name);
-  }
-
-  /** A session's silence means something only while it has or wants a lock. */
-  #listen(): void {
-    if (this.#isListenedTo || this.silenceMs === 0 || !this.#parts.table.concerns(this)) return;
-    this.#isListenedTo = true;
-    this.#parts.silence.add(this);
-  }
-
-  #stopListeningIfIdle(): void {
-    if (!this.#isListenedTo || this.#parts.table.concerns(this)) return;
-    this.#isListenedTo = false;
-    this.#parts.silence.delete(this);
-  }
-
-  /** After the answer, because /proc is slow beside a claim. */
-  #learnAddress(): void {
-    if (!this.#isOver) this.clientAddress ??= findClientAddress(this.peer.pid);
-  }
-
-  #respondLater({ id }: Request, answer: Promise<unknown>): void {
-    this.#openRequests++;
-    answer.then(
-      (result) => this.#settle(id, { result }),
-      (error) => this.#settle(id, { error: this.#toWire(error) }),
-    );
-  }
-
-  #settle(id: RequestId | undefined, outcome: Outcome): void {
-    this.#openRequests--;
-    this.#respond(id, outcome);
-    this.#flush();
-  }
-
-  #toWire(error: unknown): unknown {
-    if (error instanceof WireError) return error.toWire();
-    const { message, stack } = error as Error;
-    this.#parts.log("internal-error", this.#facts({ message, stack }));
-    return new WireError("internal", `The agent failed: ${message}`).toWire();
-  }
-
-  #respond(id: RequestId | undefined, outcome: Outcome): void {
-    if (id === undefined) return;
-    this.#hold({ jsonrpc: "2.0", id, ...outcome });
-  }
-
-  #send(message: unknown): void {
-    this.#hold(message);
-    this.#flush();
+    void this.end({ reason: "silence", detail });
   }
 
   /**
-   * Answers to requests that came together go out together: a claim's answer with the one to the
-   * `hello` before it, in one packet. What waits for longer than a claim flushes what is held back.
+   * Ends the session: tells it, ends its sshd if that still lives, clears its processes away by the
+   * policy of its locks, and only then frees them.
+   *
+   * @param cause Why; the first cause is the one that is told.
    */
-  #hold(message: unknown): void {
-    if (!this.#isOver) this.#heldBack += encodeMessage(message);
-  }
-
-  #flush(): void {
-    if (this.#heldBack === "" || this.#isOver) return;
-    const text = this.#heldBack;
-    this.#heldBack = "";
-    this.#socket.write(text);
-    if (this.#socket.writableLength <= MAX_UNREAD_BYTES) return;
-    this.#end(`the session left ${MAX_UNREAD_BYTES} bytes of answers unread`);
-    this.#socket.destroy();
-  }
-
-  #end(detail: string): void {
-    if (this.#isOver) return;
-    this.#flush();
-    this.#isOver = true;
-    this.#stopWatching?.();
-    this.#parts.table.endSession(this, detail);
+  async end(cause: EndCause): Promise<void> {
+    if (this.state === "ending") return;
+    this.state = "ending";
+    const { table, log } = this.#parts;
+    this.identify();
+    log("session-ending", this.#facts({ ...cause }));
+    const { policy, graceMs } = table.beginEnd(this, cause);
+    this.#outlet?.close();
     this.#parts.silence.delete(this);
-    this.#socket.end();
-    // A peer that does not read its last answers must not keep the connection.
-    const impatience = setTimeout(() => this.#socket.destroy(), LAST_WORDS_MS);
-    this.#socket.once("close", () => clearTimeout(impatience));
-    this.#parts.log("session-ended", this.#facts({ detail }));
+    if (policy !== undefined) await this.#clear(policy, graceMs);
+    table.finishEnd(this);
+    this.onIdle();
+    log("session-ended", this.#facts({ ...cause }));
   }
 
-  #facts(facts: Record<string, unknown>): Record<string, unknown> {
-    return { owner: this.owner, peerPid: this.peer.pid, uid: this.peer.uid, ...facts };
+  async #clear(policy: "kill" | "drain", graceMs: number): Promise<void> {
+    const { table } = this.#parts;
+    await clearLeftovers({
+      marks: this.#marks,
+      // The sshd of a session must be gone whatever the policy: it could start more processes.
+      endRoot: this.kind === "ssh",
+      policy,
+      graceMs,
+      spared: () => table.holderPids(),
+      onAwaiting: (leftovers) => {
+        this.awaiting = leftovers.map(({ pid, comm, state }) => ({ pid, comm, state }));
+        if (leftovers.length > 0) table.announceSession("ending", this);
+      },
+    });
+  }
+
+  #facts(facts: Record<string, unknown> = {}): Record<string, unknown> {
+    const { owner, peer, kind } = this;
+    const root = this.#marks.root.pid;
+    return { session: this.id, owner, peerPid: peer.pid, uid: peer.uid, kind, root, ...facts };
   }
 }
 
-type Outcome = { result: unknown } | { error: unknown };
-
-const BOOT_ID = readBootId();
-const PID_NAMESPACE = readPidNamespace();
-
-/** The heartbeat and the controller's limit keep their share of another silence limit. */
-function timesFor(silenceMs: number): Pick<HelloResult, "heartbeatMs" | "giveUpMs" | "silenceMs"> {
-  if (silenceMs === 0) return { heartbeatMs: HEARTBEAT_MS, giveUpMs: GIVE_UP_MS, silenceMs };
-  const share = silenceMs / SILENCE_MS;
-  return {
-    heartbeatMs: Math.floor(HEARTBEAT_MS * share),
-    giveUpMs: Math.floor(GIVE_UP_MS * share),
-    silenceMs,
-  };
-}
-
-function idOf(message: unknown): RequestId {
-  const id = (message as { id?: unknown } | null)?.id;
-  return typeof id === "string" || typeof id === "number" ? id : null;
+/**
+ * The hash that a session's secret is kept as.
+ *
+ * @param secret The secret.
+ */
+export function hashOf(secret: string): string {
+  return createHash("sha256").update(secret).digest("hex");
 }

@@ -38,3 +38,6 @@ export const MIN_SILENCE_MS = 200;
 
 /** Largest silence limit that a session may ask for, in milliseconds (one hour). */
 export const MAX_SILENCE_MS = 3_600_000;
+
+/** Default time between TERM and KILL for the processes of a session that has ended, in milliseconds. */
+export const GRACE_MS = 5_000;

@@ -32,8 +32,15 @@ export interface HelloParams {
   client?: string;
   /** The identity that claims are made under; default `uid:UID`. */
   owner?: string;
-  /** The silence limit this session asks for, in milliseconds; 0 for none (local sessions only). */
+  /** The silence limit this session asks for, in milliseconds; 0 for none (sessions of kind `process` only). */
   silenceMs?: number;
+  /**
+   * What ends the session: `ssh` (default), the end of the SSH session that the peer belongs to, or of
+   * the peer where it belongs to none; `process`, the end of the peer or of its connection.
+   */
+  session?: "ssh" | "process";
+  /** The secret of a session whose connection was lost: this connection becomes that session's. */
+  resume?: string;
 }
 
 /** Result of `hello`. */
@@ -56,6 +63,10 @@ export interface HelloResult {
   giveUpMs: number;
   /** The agent ends a session that was silent for so long, in milliseconds; 0 for never. */
   silenceMs: number;
+  /** The session: its id, the secret that another connection can resume it with, and what it is. */
+  session: { id: string; secret: string; kind: "ssh" | "process"; resumed: boolean };
+  /** The locks of a session that was resumed. */
+  locks: ClaimResult[];
 }
 
 /** Parameters of `claim`. */
@@ -68,6 +79,13 @@ export interface ClaimParams {
   waitMs?: number;
   /** What the lock is for, for whoever is refused meanwhile. */
   purpose?: string;
+  /**
+   * What becomes of the session's processes when it ends while it has the lock: `kill` (default) ends
+   * them, `drain` waits for them, `leave` does not look. The lock is free only after that.
+   */
+  onEnd?: "kill" | "drain" | "leave";
+  /** Time between TERM and KILL with `kill`, in milliseconds; default 5000. */
+  graceMs?: number;
 }
 
 /** Result of `claim`: the lock is held, proven by the kernel. */
@@ -82,6 +100,8 @@ export interface ClaimResult {
   shared: boolean;
   /** How long the claim waited, in milliseconds. */
   waitedMs: number;
+  /** Present when another session of the same owner has the lock already: they share it. */
+  joined?: true;
 }
 
 /** Result of `release`. */
@@ -122,6 +142,23 @@ export interface OwnHolder {
   token: number;
   /** Whether the lock is shared. */
   shared: boolean;
+  /**
+   * `held`; `detached` while the session has no connection; `ending` while its processes are being
+   * ended or waited for.
+   */
+  state: "held" | "detached" | "ending";
+  /** The processes that are being waited for while `ending`. */
+  awaiting?: ProcessFacts[];
+}
+
+/** A process of a session. */
+export interface ProcessFacts {
+  /** The pid. */
+  pid: number;
+  /** Name of the executable, or what the process calls itself. */
+  comm: string;
+  /** One letter as in `/proc/PID/stat`; `D` cannot be ended, only waited for. */
+  state: string;
 }
 
 /** A holder that is not this agent's: the shell protocol, flock(1), another agent. */
@@ -199,7 +236,7 @@ export type LossReason =
   | "silence"
   | "session-ended"
   | "holder-failed"
-  | "agent-ended";
+  | "broken";
 
 /** Notification `lost`: the session no longer has the lock, against its will. */
 export interface LostParams {
@@ -226,12 +263,14 @@ export interface QueuedParams {
 /** Notification `change` of a `watch`. */
 export interface ChangeParams {
   /** What happened. */
-  event: "granted" | "released" | "lost" | "queued" | "left";
+  event: "granted" | "released" | "lost" | "queued" | "left" | "detached" | "resumed" | "ending";
   /** Who it happened to. */
   owner: string;
   /** The lock as it is now. */
   lock: LockFacts;
 }
+
+const END_POLICIES = ["kill", "drain", "leave"];
 
 /**
  * The request in a parsed line.
@@ -258,13 +297,17 @@ export function readRequest(message: unknown): Request {
  * @throws {WireError} `bad-params` names the field that is wrong.
  */
 export function readHello(params: Record<string, unknown>): HelloParams {
-  const { protocol, client, owner, silenceMs } = params;
+  const { protocol, client, owner, silenceMs, session, resume } = params;
   if (!Number.isInteger(protocol)) throw badParams("hello", "protocol", "an integer");
   if (!isTextOrAbsent(client, MAX_OWNER_LENGTH)) throw badText("hello", "client", MAX_OWNER_LENGTH);
   if (!isTextOrAbsent(owner, MAX_OWNER_LENGTH)) throw badText("hello", "owner", MAX_OWNER_LENGTH);
   if (silenceMs !== undefined && !isDuration(silenceMs)) {
     throw badParams("hello", "silenceMs", "a number of milliseconds");
   }
+  if (session !== undefined && session !== "ssh" && session !== "process") {
+    throw badParams("hello", "session", '"ssh" or "process"');
+  }
+  if (!isTextOrAbsent(resume, MAX_OWNER_LENGTH)) throw badText("hello", "resume", MAX_OWNER_LENGTH);
   return params as unknown as HelloParams;
 }
 
@@ -275,7 +318,7 @@ export function readHello(params: Record<string, unknown>): HelloParams {
  * @throws {WireError} `bad-name` or `bad-params` names the field that is wrong.
  */
 export function readClaim(params: Record<string, unknown>): ClaimParams {
-  const { shared, waitMs, purpose } = params;
+  const { shared, waitMs, purpose, onEnd, graceMs } = params;
   readName("claim", params);
   if (shared !== undefined && typeof shared !== "boolean") {
     throw badParams("claim", "shared", "true or false");
@@ -285,6 +328,12 @@ export function readClaim(params: Record<string, unknown>): ClaimParams {
   }
   if (!isTextOrAbsent(purpose, MAX_PURPOSE_LENGTH)) {
     throw badText("claim", "purpose", MAX_PURPOSE_LENGTH);
+  }
+  if (onEnd !== undefined && !END_POLICIES.includes(onEnd as string)) {
+    throw badParams("claim", "onEnd", '"kill", "drain" or "leave"');
+  }
+  if (graceMs !== undefined && !isDuration(graceMs)) {
+    throw badParams("claim", "graceMs", "a number of milliseconds");
   }
   return params as unknown as ClaimParams;
 }
@@ -304,6 +353,51 @@ export function readName(method: string, params: Record<string, unknown>): strin
     "bad-name",
     `Cannot ${method} ${shown}: a lock name is ${LOCK_NAME_RULE}`,
   );
+}
+
+/**
+ * The parameters of `signal`.
+ *
+ * @param params What the request had.
+ * @throws {WireError} `bad-params` names the field that is wrong.
+ */
+export function readSignal(
+  params: Record<string, unknown>,
+): { signal: NodeJS.Signals; pid?: number } {
+  const { signal, pid } = params;
+  if (typeof signal !== "string" || !SIGNALS.includes(signal)) {
+    throw badParams("signal", "signal", `one of ${SIGNALS.join(" ")}`);
+  }
+  if (pid !== undefined && !Number.isSafeInteger(pid)) throw badParams("signal", "pid", "a pid");
+  return { signal: signal as NodeJS.Signals, pid: pid as number | undefined };
+}
+
+const SIGNALS = [
+  "SIGHUP",
+  "SIGINT",
+  "SIGQUIT",
+  "SIGKILL",
+  "SIGUSR1",
+  "SIGUSR2",
+  "SIGTERM",
+  "SIGCONT",
+  "SIGSTOP",
+  "SIGWINCH",
+];
+
+/**
+ * The parameters of `break`.
+ *
+ * @param params What the request had.
+ * @throws {WireError} `bad-name` or `bad-params` names the field that is wrong.
+ */
+export function readBreak(params: Record<string, unknown>): { name: string; reason: string } {
+  const name = readName("break", params);
+  const { reason } = params;
+  if (reason === undefined || !isTextOrAbsent(reason, MAX_PURPOSE_LENGTH)) {
+    throw badText("break", "reason", MAX_PURPOSE_LENGTH);
+  }
+  return { name, reason: reason as string };
 }
 
 /**
@@ -333,7 +427,12 @@ export function describeHolder(holder: HolderFacts | undefined): string {
     const user = holder.user === undefined
       ? `uid ${holder.uid}`
       : `${holder.user}, uid ${holder.uid}`;
-    return `held by ${holder.owner} (${user}${where})${why} for ${describeMs(holder.heldMs)}`;
+    const ending = holder.state === "ending"
+      ? `, whose session is ending (${describeAwaited(holder.awaiting ?? [])})`
+      : "";
+    return `held by ${holder.owner} (${user}${where})${why} for ${
+      describeMs(holder.heldMs)
+    }${ending}`;
   }
   if (holder.record !== undefined) {
     return `held by ${holder.record.owner} (foreign holder, pid ${holder.pid ?? "unknown"})`;
@@ -343,6 +442,14 @@ export function describeHolder(holder: HolderFacts | undefined): string {
   }
   const command = holder.command === undefined ? "" : `, ${holder.command}`;
   return `held by a foreign holder (pid ${holder.pid}, uid ${holder.uid ?? "unknown"}${command})`;
+}
+
+/** What an ending session waits for, in words. */
+function describeAwaited(awaiting: ProcessFacts[]): string {
+  if (awaiting.length === 0) return "looking for its processes";
+  const shown = awaiting.slice(0, 3).map(({ pid, comm }) => `${comm} ${pid}`).join(", ");
+  const more = awaiting.length > 3 ? ` and ${awaiting.length - 3} more` : "";
+  return `waits for ${shown}${more}`;
 }
 
 /**

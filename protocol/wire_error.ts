@@ -18,6 +18,8 @@ export type WireErrorCode =
   | "contended"
   | "already-claimed"
   | "not-held"
+  | "no-session"
+  | "denied"
   | "lock-file"
   | "no-token"
   | "holder-failed"

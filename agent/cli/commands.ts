@@ -117,6 +117,22 @@ function addCommands(parser: Argv, finish: Finish): Argv {
       },
     )
     .command(
+      "break NAME",
+      "end the session that has a lock, and free it when it is gone",
+      (yargs) =>
+        yargs.positional("NAME", { type: "string", demandOption: true, describe: "the lock" })
+          .option("why", {
+            type: "string",
+            requiresArg: true,
+            demandOption: true,
+            describe: "the reason; logged, and told to the session",
+          }),
+      async (argv) => {
+        const { runBreak } = await import("./break.ts");
+        await finish(runBreak(pathsOf(argv), argv.NAME, argv.why));
+      },
+    )
+    .command(
       "serve",
       "be the agent of this host or user",
       (yargs) => serveOptions(yargs),

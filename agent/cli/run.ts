@@ -103,7 +103,7 @@ async function claimFromRunningAgent(
   const connection = await connectToAgent(sockets);
   if (connection.kind === "absent") return undefined;
   const { claimFromAgent } = await import("../agent_claim.ts");
-  return await claimFromAgent(new AgentClient(connection.socket), owner, claim);
+  return await claimFromAgent(new AgentClient(connection.socket), sockets, owner, claim);
 }
 
 async function claimAlone(

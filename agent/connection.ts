@@ -1,0 +1,399 @@
+/**
+ * One connection to the agent: reads its requests and answers them for the session it belongs to.
+ *
+ * @module
+ */
+
+import type { Buffer } from "node:buffer";
+import type { Socket } from "node:net";
+import { hostname } from "node:os";
+import { performance } from "node:perf_hooks";
+import { encodeMessage, MessageDecoder } from "../protocol/framing.ts";
+import {
+  GIVE_UP_MS,
+  HEARTBEAT_MS,
+  MAX_SILENCE_MS,
+  MIN_SILENCE_MS,
+  PROTOCOL_VERSION,
+  SILENCE_MS,
+} from "../protocol/limits.ts";
+import {
+  type HelloParams,
+  type HelloResult,
+  type ProcessFacts,
+  readBreak,
+  readClaim,
+  readHello,
+  readName,
+  readOptionalName,
+  readRequest,
+  readSignal,
+  type Request,
+  type RequestId,
+  type StatusResult,
+} from "../protocol/messages.ts";
+import { VERSION } from "../protocol/version.ts";
+import { WireError } from "../protocol/wire_error.ts";
+import { findLeftovers } from "./leftovers.ts";
+import type { Peer } from "./peer.ts";
+import { readBootId, readPidNamespace } from "./proc.ts";
+import { hashOf, type Outlet, Session, type SessionParts } from "./session.ts";
+import { findRoot } from "./session_root.ts";
+import { sendSignals } from "./signals.ts";
+import { userName } from "./users.ts";
+
+/** Answers that a peer may leave unread, in bytes, before it is cut off. */
+const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+
+/** Time that a peer has to read its last answers, in milliseconds. */
+const LAST_WORDS_MS = 2_000;
+
+/** What all connections of an agent share. */
+export interface ConnectionParts extends SessionParts {
+  /** Everything that holds a lock on this host, for `status`. */
+  status(name: string | undefined): Promise<StatusResult>;
+  /** Whether the agent is ending. */
+  isStopping(): boolean;
+}
+
+/** One connection to the agent. */
+export class Connection implements Outlet {
+  readonly #peer: Peer;
+  readonly #socket: Socket;
+  readonly #parts: ConnectionParts;
+  readonly #decoder = new MessageDecoder();
+  #session: Session | undefined;
+  #isOver = false;
+  #heldBack = "";
+  #openRequests = 0;
+  #stopWatching: (() => void) | undefined;
+
+  /**
+   * @param socket The accepted connection, with nothing read from it yet.
+   * @param peer Who is at the other end.
+   * @param parts What all connections share.
+   */
+  constructor(socket: Socket, peer: Peer, parts: ConnectionParts) {
+    this.#socket = socket;
+    this.#parts = parts;
+    this.#peer = peer;
+    socket.on("data", (chunk: Buffer) => this.#hear(chunk));
+    socket.on("end", () => this.#end("its connection has ended"));
+    socket.on("error", (error) => this.#end(`its connection broke: ${error.message}`));
+    socket.on("close", () => this.#end("its connection was closed"));
+  }
+
+  notify(method: string, params: object): void {
+    this.#send({ jsonrpc: "2.0", method, params });
+  }
+
+  close(): void {
+    this.#end("the session has another connection or has ended");
+  }
+
+  #hear(chunk: Buffer): void {
+    if (this.#session !== undefined) this.#session.lastHeardAt = performance.now();
+    try {
+      for (const message of this.#decoder.decode(chunk)) {
+        if (this.#isOver) return;
+        this.#handle(message);
+      }
+    } catch (error) {
+      this.#refuseConnection(error as WireError);
+    } finally {
+      if (this.#openRequests === 0) this.#flush();
+    }
+  }
+
+  /** What cannot be read any further ends the connection, with an error that says why. */
+  #refuseConnection(error: WireError): void {
+    this.#parts.log("session-refused", this.#facts({ code: error.code, message: error.message }));
+    this.#respond(null, { error: error.toWire() });
+    this.#end(error.message);
+  }
+
+  #handle(message: unknown): void {
+    let request: Request;
+    try {
+      request = readRequest(message);
+    } catch (error) {
+      return this.#respond(idOf(message), { error: (error as WireError).toWire() });
+    }
+    let answer: unknown;
+    try {
+      answer = this.#dispatch(request);
+    } catch (error) {
+      answer = Promise.reject(error);
+    }
+    if (answer instanceof Promise) this.#respondLater(request, answer);
+    else this.#respond(request.id, { result: answer });
+  }
+
+  #dispatch({ method, params }: Request): unknown {
+    switch (method) {
+      case "hello":
+        return this.#hello(params);
+      case "claim":
+        return this.#claim(params);
+      case "release":
+        return this.#release(params);
+      case "ping":
+        return this.#ping();
+      case "status":
+        return this.#parts.status(readOptionalName("show", params));
+      case "watch":
+        return this.#watch(params);
+      case "processes":
+        return this.#processes();
+      case "signal":
+        return this.#signal(params);
+      case "break":
+        return this.#break(params);
+      default:
+        throw new WireError("unknown-method", `Cannot ${method}: the agent has no such method`);
+    }
+  }
+
+  #hello(params: Record<string, unknown>): HelloResult {
+    const hello = readHello(params);
+    if (this.#session !== undefined) {
+      throw new WireError("invalid-request", "Cannot say hello: this session has done so already");
+    }
+    if (hello.protocol !== PROTOCOL_VERSION) {
+      throw new WireError(
+        "protocol-mismatch",
+        `Cannot talk to ${hello.client ?? "the client"}: it speaks protocol ${hello.protocol}, ` +
+          `agent ${VERSION} speaks ${PROTOCOL_VERSION}`,
+        { protocol: PROTOCOL_VERSION, agent: VERSION },
+      );
+    }
+    const { resume } = hello;
+    const { session, secret } = resume === undefined
+      ? this.#openSession(hello)
+      : { session: this.#resumeSession(resume), secret: resume };
+    this.#session = session;
+    return {
+      protocol: PROTOCOL_VERSION,
+      agent: VERSION,
+      host: hostname(),
+      bootId: BOOT_ID,
+      pidNamespace: PID_NAMESPACE,
+      owner: session.owner,
+      ...timesFor(session.silenceMs),
+      session: { id: session.id, secret, kind: session.kind, resumed: resume !== undefined },
+      locks: this.#parts.table.grantsOf(session),
+    };
+  }
+
+  #openSession({ owner, session, silenceMs }: HelloParams) {
+    const hello = {
+      peer: this.#peer,
+      owner: owner ?? `uid:${this.#peer.uid}`,
+      asked: session ?? "ssh",
+      silenceMs: allowedSilence(silenceMs),
+    };
+    return Session.open(this.#parts, hello, this);
+  }
+
+  /** The secret proves the session; the user must be the same, and its SSH session too. */
+  #resumeSession(secret: string): Session {
+    const session = this.#parts.sessions.get(hashOf(secret));
+    const isSameUser = session?.peer.uid === this.#peer.uid;
+    if (session === undefined || !isSameUser || session.state === "ending") {
+      const why = session === undefined || !isSameUser ? "it has ended" : "it is ending";
+      throw new WireError("no-session", `Cannot resume the session: ${why}`);
+    }
+    const { root } = findRoot(this.#peer, session.kind);
+    const { root: expected } = session.marks;
+    if (root.pid !== expected.pid || root.startTime !== expected.startTime) {
+      throw new WireError("no-session", "Cannot resume the session: it belongs to another process");
+    }
+    session.resume(this);
+    return session;
+  }
+
+  async #claim(params: Record<string, unknown>): Promise<unknown> {
+    const session = this.#session;
+    if (session === undefined) {
+      throw new WireError("hello-first", "Cannot claim: the session has not said hello");
+    }
+    const claim = readClaim(params);
+    if (session.state === "ending") {
+      throw new WireError("no-session", `Cannot claim "${claim.name}": the session is ending`);
+    }
+    try {
+      return await this.#parts.table.claim(session, claim);
+    } finally {
+      // After the answer, because /proc is slow beside a claim.
+      setImmediate(() => session.identify());
+    }
+  }
+
+  #release(params: Record<string, unknown>): unknown {
+    const name = readName("release", params);
+    if (this.#session !== undefined) return this.#parts.table.release(this.#session, name);
+    throw new WireError("not-held", `Cannot release "${name}": this session does not have it`, {
+      name,
+    });
+  }
+
+  #ping(): Record<string, never> {
+    if (this.#session !== undefined) {
+      this.#parts.table.checkFilesOf(this.#session);
+      this.#session.identify();
+    }
+    return {};
+  }
+
+  async #processes(): Promise<{ processes: ProcessFacts[] }> {
+    const session = this.#sessionFor("list processes");
+    session.identify();
+    const found = await findLeftovers(session.marks, this.#parts.table.holderPids());
+    return { processes: found.map(({ pid, comm, state }) => ({ pid, comm, state })) };
+  }
+
+  /** To one process of the session, or to all of them: never to any other. */
+  async #signal(params: Record<string, unknown>): Promise<{ signalled: number[] }> {
+    const session = this.#sessionFor("signal processes");
+    const { signal, pid } = readSignal(params);
+    session.identify();
+    const found = await findLeftovers(session.marks, this.#parts.table.holderPids());
+    const targets = found.filter((process) =>
+      process.pid !== this.#peer.pid && (pid === undefined || process.pid === pid)
+    );
+    const signalled = targets.filter((process) => sendSignals(process, [signal]) === "sent");
+    return { signalled: signalled.map((process) => process.pid) };
+  }
+
+  async #break(params: Record<string, unknown>): Promise<{ broken: string[] }> {
+    const { name, reason } = readBreak(params);
+    const sessions = this.#parts.table.claimantsOf(name) as Session[];
+    if (sessions.length === 0) {
+      throw new WireError("not-held", `Cannot break "${name}": no session of this agent has it`, {
+        name,
+      });
+    }
+    const by = `${userName(this.#peer.uid) ?? `uid ${this.#peer.uid}`}`;
+    const mayBreak = ({ peer }: Session) => [0, peer.uid].includes(this.#peer.uid);
+    const denied = sessions.find((session) => !mayBreak(session));
+    if (denied !== undefined) {
+      const message =
+        `Cannot break "${name}": it is held by uid ${denied.peer.uid}, and ${by} is ` +
+        `neither root nor that user`;
+      throw new WireError("denied", message, { name, uid: denied.peer.uid });
+    }
+    const detail = `broken by ${by}: ${reason}`;
+    this.#parts.log("lock-broken", { name, by, uid: this.#peer.uid, why: reason });
+    for (const session of sessions) void session.end({ reason: "broken", detail });
+    return Promise.resolve({ broken: sessions.map((session) => session.owner) });
+  }
+
+  #sessionFor(what: string): Session {
+    if (this.#session !== undefined) return this.#session;
+    throw new WireError("hello-first", `Cannot ${what}: the session has not said hello`);
+  }
+
+  #watch(params: Record<string, unknown>): Promise<StatusResult> {
+    const name = readOptionalName("watch", params);
+    this.#stopWatching?.();
+    this.#stopWatching = this.#parts.table.watch((change) => {
+      if (name !== undefined && change.lock.name !== name) return;
+      this.#send({ jsonrpc: "2.0", method: "change", params: change });
+    });
+    return this.#parts.status(name);
+  }
+
+  #respondLater({ id }: Request, answer: Promise<unknown>): void {
+    this.#openRequests++;
+    answer.then(
+      (result) => this.#settle(id, { result }),
+      (error) => this.#settle(id, { error: this.#toWire(error) }),
+    );
+  }
+
+  #settle(id: RequestId | undefined, outcome: Outcome): void {
+    this.#openRequests--;
+    this.#respond(id, outcome);
+    this.#flush();
+  }
+
+  #toWire(error: unknown): unknown {
+    if (error instanceof WireError) return error.toWire();
+    const { message, stack } = error as Error;
+    this.#parts.log("internal-error", this.#facts({ message, stack }));
+    return new WireError("internal", `The agent failed: ${message}`).toWire();
+  }
+
+  #respond(id: RequestId | undefined, outcome: Outcome): void {
+    if (id === undefined) return;
+    this.#hold({ jsonrpc: "2.0", id, ...outcome });
+  }
+
+  #send(message: unknown): void {
+    this.#hold(message);
+    this.#flush();
+  }
+
+  /**
+   * Answers to requests that came together go out together: a claim's answer with the one to the
+   * `hello` before it, in one packet. What waits for longer than a claim flushes what is held back.
+   */
+  #hold(message: unknown): void {
+    if (!this.#isOver) this.#heldBack += encodeMessage(message);
+  }
+
+  #flush(): void {
+    if (this.#heldBack === "" || this.#isOver) return;
+    const text = this.#heldBack;
+    this.#heldBack = "";
+    this.#socket.write(text);
+    if (this.#socket.writableLength <= MAX_UNREAD_BYTES) return;
+    this.#end(`the session left ${MAX_UNREAD_BYTES} bytes of answers unread`);
+    this.#socket.destroy();
+  }
+
+  #end(detail: string): void {
+    if (this.#isOver) return;
+    this.#flush();
+    this.#isOver = true;
+    this.#stopWatching?.();
+    // An agent that ends leaves sessions to its successor.
+    if (!this.#parts.isStopping()) this.#session?.detach(this, detail);
+    this.#socket.end();
+    // A peer that does not read its last answers must not keep the connection.
+    const impatience = setTimeout(() => this.#socket.destroy(), LAST_WORDS_MS);
+    this.#socket.once("close", () => clearTimeout(impatience));
+    this.#parts.log("connection-ended", this.#facts({ detail }));
+  }
+
+  #facts(facts: Record<string, unknown>): Record<string, unknown> {
+    const { pid: peerPid, uid } = this.#peer;
+    return { owner: this.#session?.owner, session: this.#session?.id, peerPid, uid, ...facts };
+  }
+}
+
+type Outcome = { result: unknown } | { error: unknown };
+
+const BOOT_ID = readBootId();
+const PID_NAMESPACE = readPidNamespace();
+
+/** The heartbeat and the controller's limit keep their share of another silence limit. */
+function timesFor(silenceMs: number): Pick<HelloResult, "heartbeatMs" | "giveUpMs" | "silenceMs"> {
+  if (silenceMs === 0) return { heartbeatMs: HEARTBEAT_MS, giveUpMs: GIVE_UP_MS, silenceMs };
+  const share = silenceMs / SILENCE_MS;
+  return {
+    heartbeatMs: Math.floor(HEARTBEAT_MS * share),
+    giveUpMs: Math.floor(GIVE_UP_MS * share),
+    silenceMs,
+  };
+}
+
+/** No limit is only for sessions of a local program: the kernel tells at once when it is gone. */
+function allowedSilence(asked = SILENCE_MS): number {
+  return asked === 0 ? 0 : Math.min(Math.max(asked, MIN_SILENCE_MS), MAX_SILENCE_MS);
+}
+
+function idOf(message: unknown): RequestId {
+  const id = (message as { id?: unknown } | null)?.id;
+  return typeof id === "string" || typeof id === "number" ? id : null;
+}

@@ -1,0 +1,53 @@
+/**
+ * What a session stands and falls with: its root process, and the marks its processes carry.
+ *
+ * @module
+ */
+
+import type { Peer } from "./peer.ts";
+import { findClientAddress, findSshdProcess, readSshConnection } from "./peer.ts";
+import { readMarks, type SessionMarks } from "./leftovers.ts";
+import type { ProcessId } from "./proc.ts";
+
+/** Which process a session is: the SSH session that its peer belongs to, or the peer itself. */
+export type SessionKind = "ssh" | "process";
+
+/** The variable that `run` gives its command, and by which its processes are known. */
+export const TOKEN_VARIABLE = "SSHLOCK_TOKEN";
+
+/**
+ * Finds the root of a peer's session.
+ *
+ * @param peer Who has connected.
+ * @param asked What the peer says it is; a program that holds a lock for itself asks for `process`.
+ */
+export function findRoot(peer: Peer, asked: SessionKind): { kind: SessionKind; root: ProcessId } {
+  const sshd = asked === "ssh" ? findSshdProcess(peer.pid) : undefined;
+  if (sshd !== undefined) {
+    return { kind: "ssh", root: { pid: sshd.pid, startTime: sshd.startTime } };
+  }
+  return { kind: "process", root: { pid: peer.pid, startTime: peer.startTime ?? 0 } };
+}
+
+/**
+ * Reads what marks the processes of a session, as far as it can be known by now.
+ *
+ * @param peer Who has connected.
+ * @param kind What the session is.
+ * @param root Its root.
+ */
+export function identifySession(
+  peer: Peer,
+  kind: SessionKind,
+  root: ProcessId,
+): { marks: SessionMarks; clientAddress: string | undefined } {
+  if (kind === "process") {
+    // What a local program started is known by ancestry while it lives, and by its token after.
+    return { marks: { root, uid: peer.uid }, clientAddress: undefined };
+  }
+  const connection = readSshConnection(peer.pid, root.pid);
+  const variable = connection === undefined
+    ? undefined
+    : { name: "SSH_CONNECTION", value: connection };
+  return { marks: readMarks(root, peer.uid, variable), clientAddress: findClientAddress(peer.pid) };
+}
