@@ -8,12 +8,12 @@
  * @module
  */
 
-import { closeSync, fstatSync, readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
 import { AdoptedHolder } from "./adopted_holder.ts";
 import { LOCK_FD } from "./holder/order.ts";
-import { copyDescriptor, openPidfd } from "./libc.ts";
+import { closeDescriptor, copyDescriptor, openPidfd } from "./libc.ts";
 import type { LockFile } from "./lock_file.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
@@ -93,12 +93,12 @@ function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
   try {
     if (!isAlive(holder) || !hasLock(holder.pid, path)) return undefined;
     const fd = copyDescriptor(pidfd, LOCK_FD);
-    const { dev, ino } = fstatSync(fd);
-    return { path, fd, device: dev, inode: ino };
+    const { dev, ino } = statSync(`/proc/self/fd/${fd}`);
+    return { path, fd, device: dev, inode: ino, close: () => closeDescriptor(fd) };
   } catch {
     return undefined;
   } finally {
-    closeSync(pidfd);
+    closeDescriptor(pidfd);
   }
 }
 

@@ -92,6 +92,7 @@ interface Symbols {
   flock(fd: number, operation: number): number;
   sendmsg(fd: number, message: Uint8Array, flags: number): number | bigint;
   syscall(number: number, a: number, b: number, c: number, d: number): number | bigint;
+  close(fd: number): number;
   errno(): number;
   addressOf(bytes: Uint8Array): bigint;
 }
@@ -225,6 +226,16 @@ export function copyDescriptor(pidfd: number, fd: number): number {
   throw new ErrnoError("pidfd_getfd", libc.errno());
 }
 
+/**
+ * Closes a descriptor that came from here; Deno closes only those that it has opened itself.
+ *
+ * @param fd What {@linkcode openPidfd} or {@linkcode copyDescriptor} gave.
+ * @see close(2)
+ */
+export function closeDescriptor(fd: number): void {
+  symbols().close(fd);
+}
+
 /** struct cmsghdr (length, level, type) with one int, padded to the next 8 bytes. */
 function controlMessage(fd: number): Uint8Array {
   const control = new Uint8Array(new ArrayBuffer(24));
@@ -281,6 +292,7 @@ function openWithDeno(name: string): Symbols {
     flock: { parameters: ["i32", "i32"], result: "i32" },
     sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
     syscall: { parameters: ["isize", "isize", "isize", "isize", "isize"], result: "isize" },
+    close: { parameters: ["i32"], result: "i32" },
     __errno_location: { parameters: [], result: "pointer" },
   }).symbols;
   return {
@@ -288,6 +300,7 @@ function openWithDeno(name: string): Symbols {
     flock: library.flock!,
     sendmsg: library.sendmsg!,
     syscall: library.syscall!,
+    close: library.close!,
     errno: () => new UnsafePointerView(library.__errno_location!()).getInt32(),
     addressOf: (bytes) => BigInt(UnsafePointer.value(UnsafePointer.of(bytes))),
   } as Symbols;
@@ -316,6 +329,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       flock: { args: ["i32", "i32"], returns: "i32" },
       sendmsg: { args: ["i32", "ptr", "i32"], returns: "i64_fast" },
       syscall: { args: ["i64", "i64", "i64", "i64", "i64"], returns: "i64_fast" },
+      close: { args: ["i32"], returns: "i32" },
       __errno_location: { args: [], returns: "ptr" },
     }).symbols;
     return {
@@ -323,6 +337,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       flock: library.flock!,
       sendmsg: library.sendmsg!,
       syscall: library.syscall!,
+      close: library.close!,
       errno: () => read.i32(library.__errno_location!(), 0),
       addressOf: (bytes) => BigInt(ptr(bytes)),
     } as Symbols;

@@ -64,6 +64,8 @@ export interface LockFile {
   device: number;
   /** Number of the inode. */
   inode: number;
+  /** Closes the descriptor. */
+  close(): void;
 }
 
 /** Who may own lock files beside root and this agent, and which group gets new ones. */
@@ -95,7 +97,7 @@ export function openLockFile(lockDir: string, name: string, access: LockFileAcce
       const stat = fstatSync(fd);
       checkStat(path, stat, access);
       tightenMode(fd, stat);
-      return { path, fd, device: stat.dev, inode: stat.ino };
+      return { path, fd, device: stat.dev, inode: stat.ino, close: () => closeSync(fd) };
     } catch (error) {
       closeSync(fd);
       throw error;

@@ -19,7 +19,6 @@
  * @module
  */
 
-import { closeSync } from "node:fs";
 import { performance } from "node:perf_hooks";
 import process from "node:process";
 import {
@@ -723,7 +722,7 @@ export class LockTable {
   #unlock(file: LockFile, holder: Holder): void {
     flock(file.fd, LOCK_UN);
     holder.kill();
-    closeSync(file.fd);
+    file.close();
   }
 
   // ---- facts -----------------------------------------------------------------------------------

@@ -22,6 +22,9 @@ import type { Listened, SilenceWatch } from "./silence.ts";
 /** Pause between two looks whether the root of a detached session lives, in milliseconds. */
 const ROOT_LOOK_MS = 20;
 
+/** Pause before a clean-up that failed is tried again, in milliseconds. */
+const CLEAR_AGAIN_MS = 500;
+
 /** What a session tells its connection, if it has one. */
 export interface Outlet {
   /** Sends a notification. */
@@ -256,10 +259,22 @@ export class Session implements Claimant, Listened {
     const { policy, graceMs } = table.beginEnd(this, cause);
     this.#outlet?.close();
     this.#parts.silence.delete(this);
-    if (policy !== undefined) await this.#clear(policy, graceMs);
+    if (policy !== undefined) await this.#clearForSure(policy, graceMs);
     table.finishEnd(this);
     this.onIdle();
     log("session-ended", this.#facts({ ...cause }));
+  }
+
+  /** A look that fails proves nothing about processes, so it is repeated until one succeeds. */
+  async #clearForSure(policy: "kill" | "drain", graceMs: number): Promise<void> {
+    for (;;) {
+      try {
+        return await this.#clear(policy, graceMs);
+      } catch (error) {
+        this.#parts.log("clean-up-failed", this.#facts({ message: (error as Error).message }));
+        await new Promise((resolve) => setTimeout(resolve, CLEAR_AGAIN_MS));
+      }
+    }
   }
 
   async #clear(policy: "kill" | "drain", graceMs: number): Promise<void> {

@@ -4,9 +4,8 @@
  * @module
  */
 
-import { closeSync } from "node:fs";
 import { constants } from "node:os";
-import { openPidfd, signalPidfd } from "./libc.ts";
+import { closeDescriptor, openPidfd, signalPidfd } from "./libc.ts";
 import { type ProcessId, readStat } from "./proc.ts";
 
 /** How sending a signal came out. */
@@ -30,6 +29,6 @@ export function sendSignals(target: ProcessId, signals: NodeJS.Signals[]): Signa
   } catch {
     return "denied";
   } finally {
-    closeSync(pidfd);
+    closeDescriptor(pidfd);
   }
 }

@@ -1,0 +1,191 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { agentCommand, type AgentProcess, dirArgs, startAgent } from "../support/agent_process.ts";
+import { until } from "../support/events.ts";
+import { type PrivateSshd, startPrivateSshd } from "../support/private_sshd.ts";
+import { isAlive, readStat, signalPid } from "../support/processes.ts";
+import { requires, root } from "../support/requires.ts";
+import { RpcError } from "../support/rpc_client.ts";
+import { type BridgedSession, openBridged } from "../support/ssh_session.ts";
+import { makeTempDir } from "../support/temp_dir.ts";
+import { resolve } from "node:path";
+
+const skip = requires("sshd", "ssh", "ssh-keygen", root);
+
+interface Host extends AsyncDisposable {
+  agent: AgentProcess;
+  sshd: PrivateSshd;
+  /** Opens a session that leaves processes behind; their pids come from files they write. */
+  open(prelude: string, epilogue?: string): BridgedSession;
+  /** The pid that a prelude has written with `echo $! >$DIR/name`. */
+  pid(name: string): Promise<number>;
+}
+
+async function startHost(): Promise<Host> {
+  const dir = await makeTempDir("leftovers");
+  const agent = await startAgent();
+  const sshd = await startPrivateSshd({ dir: dir.path });
+  const [program, ...rest] = agentCommand().map((word) =>
+    word.startsWith("dist/") ? resolve(word) : word
+  );
+  const bridge = [program!, ...rest, "bridge", ...dirArgs(agent.dirs)];
+  return {
+    agent,
+    sshd,
+    open: (prelude, epilogue) => openBridged(sshd, `DIR=${dir.path}\n${prelude}`, bridge, epilogue),
+    pid: (name) =>
+      until(() => {
+        try {
+          return Number(readFileSync(`${dir.path}/${name}`, "utf8")) || undefined;
+        } catch {
+          return undefined;
+        }
+      }, { what: `the pid of ${name}` }),
+    async [Symbol.asyncDispose]() {
+      await sshd.stop();
+      await agent.stop();
+      await dir.remove();
+    },
+  };
+}
+
+async function claim(
+  session: BridgedSession,
+  owner: string,
+  params: Record<string, unknown>,
+): Promise<number> {
+  await session.client.request("hello", { protocol: 1, client: "test", owner });
+  return (await session.client.request<{ token: number }>("claim", params)).token;
+}
+
+test("a lock goes to the next only when a killed session's processes are gone", {
+  skip,
+}, async (t) => {
+  await using host = await startHost();
+  // nohup, setsid, a double fork, one that is stopped, and one that ignores TERM.
+  const first = host.open(`
+    nohup sleep 1000 >/dev/null 2>&1 & echo $! >$DIR/nohup
+    setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >$DIR/setsid
+    (setsid sh -c 'sleep 1000 & echo $! >$1/forked' x $DIR </dev/null >/dev/null 2>&1 &)
+    sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >$DIR/stopped; kill -STOP $!
+    sh -c 'trap "" TERM; while :; do sleep 0.05; done' </dev/null >/dev/null 2>&1 &
+    echo $! >$DIR/stubborn
+    env -u SSH_CONNECTION setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >$DIR/apart`);
+  const names = ["nohup", "setsid", "forked", "stopped", "stubborn"];
+  const token = await claim(first, "a", { name: "x", graceMs: 300 });
+  const pids = await Promise.all(names.map((name) => host.pid(name)));
+  const apart = await host.pid("apart");
+  t.after(() => signalPid(apart, "SIGKILL"));
+
+  await first.kill();
+  await using second = await host.agent.client("b");
+  const refused: RpcError = await second.request("claim", { name: "x" }).then(
+    () => assert.fail("the lock was handed over beside living processes"),
+    (error) => error,
+  );
+  assert.equal(refused.data?.code, "contended");
+
+  const next = await second.request<{ token: number }>("claim", { name: "x", waitMs: 20_000 });
+  const alive = pids.filter((pid) => isAlive(pid) && readStat(pid)?.state !== "Z");
+  assert.deepEqual(alive, [], "leftovers lived when the next claim was granted");
+  assert.ok(next.token > token);
+  assert.ok(isAlive(apart), "what detached on purpose stays");
+});
+
+test("status shows an ending session and what it waits for; drain waits and kills nothing", {
+  skip,
+}, async () => {
+  await using host = await startHost();
+  const first = host.open(`nohup sleep 1000 >/dev/null 2>&1 & echo $! >$DIR/work`);
+  await claim(first, "a", { name: "x", onEnd: "drain", purpose: "long work" });
+  const work = await host.pid("work");
+  await first.kill();
+  await using watcher = await host.agent.client("w");
+  const holder = await until(async () => {
+    const { locks } = await watcher.request<Status>("status", { name: "x" });
+    const [holder] = locks[0]!.holders;
+    return holder?.awaiting?.some(({ pid }) => pid === work) === true ? holder : undefined;
+  }, { what: "an ending session that waits for its work" });
+  assert.equal(holder.state, "ending");
+  assert.ok(isAlive(work), "drain kills nothing");
+  signalPid(work, "SIGKILL");
+  await watcher.request("claim", { name: "x", waitMs: 10_000 });
+});
+
+test("leave frees the lock at once and looks after nothing", { skip }, async (t) => {
+  await using host = await startHost();
+  const first = host.open(`nohup sleep 1000 >/dev/null 2>&1 & echo $! >$DIR/work`);
+  await claim(first, "a", { name: "x", onEnd: "leave" });
+  const work = await host.pid("work");
+  t.after(() => signalPid(work, "SIGKILL"));
+  await first.kill();
+  await using second = await host.agent.client("b");
+  await second.request("claim", { name: "x", waitMs: 10_000 });
+  assert.ok(isAlive(work));
+});
+
+test("a faked SSH_CONNECTION makes nobody else's process a leftover", { skip }, async (t) => {
+  await using host = await startHost();
+  const first = host.open(`echo "$SSH_CONNECTION" >$DIR/connection; echo $$ >$DIR/shell`);
+  await claim(first, "a", { name: "x", graceMs: 100 });
+  await host.pid("shell");
+  const status = await host.agent.client("w");
+  const connection = readFileSync(`/proc/${await host.pid("shell")}/environ`, "latin1")
+    .split("\0").find((entry) => entry.startsWith("SSH_CONNECTION="))!.slice(15);
+  // Another user's process with the victim's mark.
+  const stranger = spawn("setpriv", ["--reuid", "4711", "--clear-groups", "sleep", "1000"], {
+    env: { PATH: process.env.PATH, SSH_CONNECTION: connection },
+    stdio: "ignore",
+  });
+  t.after(() => stranger.kill("SIGKILL"));
+  // A process of another SSH session of the same user, with the victim's mark.
+  const second = host.open(
+    `SSH_CONNECTION='${connection}' sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >$DIR/faked`,
+  );
+  await claim(second, "b", { name: "y" });
+  const faked = await host.pid("faked");
+
+  await first.kill();
+  await status.request("claim", { name: "x", waitMs: 10_000 });
+  assert.ok(isAlive(stranger.pid!), "another user's process was ended");
+  assert.ok(isAlive(faked), "a process of another session was ended");
+  await status.close();
+  await second.kill();
+});
+
+test("a killed bridge is no end: the session keeps its lock and resumes", { skip }, async () => {
+  await using host = await startHost();
+  const session = host.open("", "exec sleep 1000");
+  const { session: { secret } } = await session.client.request<Hello>("hello", {
+    protocol: 1,
+    owner: "a",
+  });
+  const { token } = await session.client.request<{ token: number }>("claim", { name: "x" });
+  const { locks: [lock] } = await session.client.request<Status>("status", { name: "x" });
+  signalPid(lock!.holders[0]!.peerPid!, "SIGKILL");
+  await using other = await host.agent.client("b");
+  const refused = await other.request("claim", { name: "x" }).then(() => undefined, (e) => e);
+  assert.equal((refused as RpcError | undefined)?.data?.code, "contended");
+  // Only a process of the same SSH session may resume it, whoever knows the secret.
+  const stolen = await other.request("hello", { protocol: 1, resume: secret }).then(
+    () => undefined,
+    (error) => error,
+  );
+  assert.ok(stolen instanceof RpcError);
+  await until(async () => {
+    const { locks } = await other.request<Status>("status", { name: "x" });
+    return locks[0]!.holders[0]!.state === "detached";
+  }, { what: "a detached session" });
+  assert.ok(token > 0);
+  await session.kill();
+});
+
+interface Status {
+  locks: { holders: { state?: string; peerPid?: number; awaiting?: { pid: number }[] }[] }[];
+}
+
+interface Hello {
+  session: { secret: string };
+}
