@@ -37,33 +37,48 @@ export async function claimFromAgent(
   owner: string,
   claim: ClaimParams,
 ): Promise<HeldLock> {
+  const lock = new AgentLock(client, claim.name, owner);
   const hello = { protocol: PROTOCOL_VERSION, client: `sshlock-agent ${VERSION}`, owner };
   const greeted = client.request("hello", { ...hello, silenceMs: 0 });
   const [, { token }] = await Promise.all([greeted, client.request<ClaimResult>("claim", claim)]);
-  return new AgentLock(client, claim.name, owner, token);
+  lock.token = token;
+  return lock;
 }
 
 class AgentLock implements HeldLock {
-  readonly token: number;
+  token = 0;
   readonly owner: string;
-  onLost: ((loss: LostParams) => void) | undefined;
   readonly #client: AgentClient;
+  #isClosed = false;
+  #loss: LostParams | undefined;
+  #onLost: ((loss: LostParams) => void) | undefined;
 
-  constructor(client: AgentClient, name: string, owner: string, token: number) {
+  constructor(client: AgentClient, name: string, owner: string) {
     this.#client = client;
     this.owner = owner;
-    this.token = token;
     client.onNotification = (method, params) => {
       if (method === "lost") this.#lose(params as LostParams);
     };
     client.onClose = () => {
+      this.#isClosed = true;
       const detail = "the agent has closed the connection";
-      this.#lose({ name, token, reason: "agent-ended", detail });
+      this.#lose({ name, token: this.token, reason: "agent-ended", detail });
     };
   }
 
+  get onLost(): ((loss: LostParams) => void) | undefined {
+    return this.#onLost;
+  }
+
+  /** A loss may come in one packet with the grant, before anyone could listen. */
+  set onLost(listener: ((loss: LostParams) => void) | undefined) {
+    this.#onLost = listener;
+    if (this.#loss !== undefined) listener?.(this.#loss);
+  }
+
   release(): Promise<void> {
-    this.onLost = undefined;
+    this.#onLost = undefined;
+    if (this.#isClosed) return Promise.resolve();
     return new Promise((resolve) => {
       this.#client.onClose = () => resolve();
       this.#client.close();
@@ -71,7 +86,8 @@ class AgentLock implements HeldLock {
   }
 
   #lose(loss: LostParams): void {
-    this.onLost?.(loss);
-    this.onLost = undefined;
+    if (this.#loss !== undefined) return;
+    this.#loss = loss;
+    this.#onLost?.(loss);
   }
 }

@@ -5,6 +5,7 @@
  */
 
 import { readFileSync } from "node:fs";
+import { isIP } from "node:net";
 import type { PeerCredentials } from "./libc.ts";
 import {
   listDescriptors,
@@ -57,8 +58,9 @@ export function findSshdProcess(pid: number): ProcessId | undefined {
  * @param pid The peer.
  */
 export function findClientAddress(pid: number): string | undefined {
-  const connection = readEnvironment(pid, "SSH_CONNECTION");
-  if (connection !== undefined) return connection.split(" ")[0];
+  const address = readEnvironment(pid, "SSH_CONNECTION")?.split(" ", 1)[0];
+  // The environment is the peer's own to write: what is no address is not passed on to others.
+  if (address !== undefined && isIP(address) !== 0 && address.length <= 64) return address;
   const sshd = findSshdProcess(pid);
   return sshd === undefined ? undefined : remoteAddressOf(sshd.pid);
 }

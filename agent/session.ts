@@ -23,11 +23,14 @@ import {
   type QueuedParams,
   readClaim,
   readHello,
+  readId,
   readName,
-  readOptionalName,
   readRequest,
+  readStatus,
   type Request,
   type RequestId,
+  shorten,
+  type StatusParams,
   type StatusResult,
 } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
@@ -37,12 +40,16 @@ import type { Log } from "./log.ts";
 import { findClientAddress, findSshdProcess, type Peer } from "./peer.ts";
 import { readBootId, readPidNamespace } from "./proc.ts";
 import type { Listened, SilenceWatch } from "./silence.ts";
+import { fitLock, pageOf } from "./status_page.ts";
 
 /** Answers that a peer may leave unread, in bytes, before it is cut off. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 
 /** Time that a peer has to read its last answers, in milliseconds. */
 const LAST_WORDS_MS = 2_000;
+
+/** Looks at all locks that one session may have under way: each reads a good part of /proc. */
+const MAX_OPEN_LOOKS = 8;
 
 /** What all sessions of an agent share. */
 export interface SessionParts {
@@ -72,6 +79,7 @@ export class Session implements Claimant, Listened {
   #isOver = false;
   #heldBack = "";
   #openRequests = 0;
+  #openLooks = 0;
   #stopWatching: (() => void) | undefined;
 
   /**
@@ -106,7 +114,9 @@ export class Session implements Claimant, Listened {
   }
 
   #hear(chunk: Buffer): void {
+    if (this.#isOver) return;
     this.lastHeardAt = performance.now();
+    const openBefore = this.#openRequests;
     try {
       for (const message of this.#decoder.decode(chunk)) {
         if (this.#isOver) return;
@@ -115,7 +125,8 @@ export class Session implements Claimant, Listened {
     } catch (error) {
       this.#refuseConnection(error as WireError);
     } finally {
-      if (this.#openRequests === 0) this.#flush();
+      // A claim that waits since an earlier turn must not keep back the answers to heartbeats.
+      if (this.#openRequests === openBefore) this.#flush();
     }
   }
 
@@ -131,7 +142,7 @@ export class Session implements Claimant, Listened {
     try {
       request = readRequest(message);
     } catch (error) {
-      return this.#respond(idOf(message), { error: (error as WireError).toWire() });
+      return this.#respond(readId(message), { error: (error as WireError).toWire() });
     }
     let answer: unknown;
     try {
@@ -154,11 +165,14 @@ export class Session implements Claimant, Listened {
       case "ping":
         return this.#ping();
       case "status":
-        return this.#parts.status(readOptionalName("show", params));
+        return this.#look(readStatus("show", params));
       case "watch":
         return this.#watch(params);
       default:
-        throw new WireError("unknown-method", `Cannot ${method}: the agent has no such method`);
+        throw new WireError(
+          "unknown-method",
+          `Cannot ${shorten(method)}: the agent has no such method`,
+        );
     }
   }
 
@@ -223,13 +237,37 @@ export class Session implements Claimant, Listened {
   }
 
   #watch(params: Record<string, unknown>): Promise<StatusResult> {
-    const name = readOptionalName("watch", params);
+    const asked = readStatus("watch", params);
+    const { name } = asked;
+    const first = this.#look(asked);
     this.#stopWatching?.();
     this.#stopWatching = this.#parts.table.watch((change) => {
       if (name !== undefined && change.lock.name !== name) return;
-      this.#send({ jsonrpc: "2.0", method: "change", params: change });
+      const lock = fitLock(change.lock);
+      this.#send({ jsonrpc: "2.0", method: "change", params: { ...change, lock } });
     });
-    return this.#parts.status(name);
+    return first;
+  }
+
+  /** @throws {WireError} `limit`: too many looks of this session are under way. */
+  #look({ name, after }: StatusParams): Promise<StatusResult> {
+    if (this.#openLooks >= MAX_OPEN_LOOKS) {
+      throw new WireError(
+        "limit",
+        `Cannot show locks: ${MAX_OPEN_LOOKS} such requests of this session are not answered yet`,
+        { limit: "status requests", max: MAX_OPEN_LOOKS },
+      );
+    }
+    return this.#lookAt(name, after);
+  }
+
+  async #lookAt(name: string | undefined, after: string | undefined): Promise<StatusResult> {
+    this.#openLooks++;
+    try {
+      return pageOf(await this.#parts.status(name), after);
+    } finally {
+      this.#openLooks--;
+    }
   }
 
   /** A session's silence means something only while it has or wants a lock. */
@@ -262,6 +300,7 @@ export class Session implements Claimant, Listened {
     this.#openRequests--;
     this.#respond(id, outcome);
     this.#flush();
+    if (this.#isOver) this.#closeWhenAnswered();
   }
 
   #toWire(error: unknown): unknown {
@@ -276,7 +315,7 @@ export class Session implements Claimant, Listened {
     this.#hold({ jsonrpc: "2.0", id, ...outcome });
   }
 
-  #send(message: unknown): void {
+  #send(message: Message): void {
     this.#hold(message);
     this.#flush();
   }
@@ -285,12 +324,23 @@ export class Session implements Claimant, Listened {
    * Answers to requests that came together go out together: a claim's answer with the one to the
    * `hello` before it, in one packet. What waits for longer than a claim flushes what is held back.
    */
-  #hold(message: unknown): void {
-    if (!this.#isOver) this.#heldBack += encodeMessage(message);
+  #hold(message: Message): void {
+    if (this.#socket.writable) this.#heldBack += this.#encode(message);
+  }
+
+  /** All that is said was cut to fit a line. Were it not, that must not cost more than this message. */
+  #encode(message: Message): string {
+    try {
+      return encodeMessage(message);
+    } catch (cause) {
+      const error = this.#toWire(cause instanceof WireError ? new Error(cause.message) : cause);
+      if (!("id" in message)) return "";
+      return encodeMessage({ jsonrpc: "2.0", id: message.id, error });
+    }
   }
 
   #flush(): void {
-    if (this.#heldBack === "" || this.#isOver) return;
+    if (this.#heldBack === "" || !this.#socket.writable) return;
     const text = this.#heldBack;
     this.#heldBack = "";
     this.#socket.write(text);
@@ -301,16 +351,23 @@ export class Session implements Claimant, Listened {
 
   #end(detail: string): void {
     if (this.#isOver) return;
-    this.#flush();
     this.#isOver = true;
     this.#stopWatching?.();
     this.#parts.table.endSession(this, detail);
     this.#parts.silence.delete(this);
-    this.#socket.end();
+    this.#parts.log("session-ended", this.#facts({ detail }));
+    if (this.#socket.destroyed) return;
     // A peer that does not read its last answers must not keep the connection.
     const impatience = setTimeout(() => this.#socket.destroy(), LAST_WORDS_MS);
     this.#socket.once("close", () => clearTimeout(impatience));
-    this.#parts.log("session-ended", this.#facts({ detail }));
+    this.#closeWhenAnswered();
+  }
+
+  /** A peer that has only closed its own side still reads the answers to what it asked before. */
+  #closeWhenAnswered(): void {
+    if (this.#openRequests > 0) return;
+    this.#flush();
+    this.#socket.end();
   }
 
   #facts(facts: Record<string, unknown>): Record<string, unknown> {
@@ -319,6 +376,10 @@ export class Session implements Claimant, Listened {
 }
 
 type Outcome = { result: unknown } | { error: unknown };
+
+type Message =
+  | { jsonrpc: "2.0"; id: RequestId } & Outcome
+  | { jsonrpc: "2.0"; method: string; params: unknown };
 
 const BOOT_ID = readBootId();
 const PID_NAMESPACE = readPidNamespace();
@@ -332,9 +393,4 @@ function timesFor(silenceMs: number): Pick<HelloResult, "heartbeatMs" | "giveUpM
     giveUpMs: Math.floor(GIVE_UP_MS * share),
     silenceMs,
   };
-}
-
-function idOf(message: unknown): RequestId {
-  const id = (message as { id?: unknown } | null)?.id;
-  return typeof id === "string" || typeof id === "number" ? id : null;
 }
