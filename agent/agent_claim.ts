@@ -45,10 +45,13 @@ export async function claimFromAgent(
   owner: string,
   claim: ClaimParams,
 ): Promise<HeldLock> {
+  const lock = new AgentLock(client, { sockets, name: claim.name, owner });
   const greeted = sayHello(client, { owner });
   const granted = client.request<ClaimResult>("claim", claim);
   const [{ session }, { token }] = await Promise.all([greeted, granted]);
-  return new AgentLock(client, { sockets, name: claim.name, owner, token, secret: session.secret });
+  lock.token = token;
+  lock.secret = session.secret;
+  return lock;
 }
 
 function sayHello(
@@ -68,15 +71,17 @@ interface AgentLockFacts {
   sockets: string[];
   name: string;
   owner: string;
-  token: number;
-  secret: string;
 }
 
 class AgentLock implements HeldLock {
-  onLost: ((loss: LostParams) => void) | undefined;
+  token = 0;
+  /** What the session is resumed with; unknown until the lock is granted. */
+  secret: string | undefined;
   readonly #facts: AgentLockFacts;
   #client: AgentClient;
   #isReleased = false;
+  #loss: LostParams | undefined;
+  #onLost: ((loss: LostParams) => void) | undefined;
 
   constructor(client: AgentClient, facts: AgentLockFacts) {
     this.#facts = facts;
@@ -84,17 +89,23 @@ class AgentLock implements HeldLock {
     this.#listen(client);
   }
 
-  get token(): number {
-    return this.#facts.token;
-  }
-
   get owner(): string {
     return this.#facts.owner;
   }
 
+  get onLost(): ((loss: LostParams) => void) | undefined {
+    return this.#onLost;
+  }
+
+  /** A loss may come in one packet with the grant, before anyone could listen. */
+  set onLost(listener: ((loss: LostParams) => void) | undefined) {
+    this.#onLost = listener;
+    if (this.#loss !== undefined) listener?.(this.#loss);
+  }
+
   async release(): Promise<void> {
     this.#isReleased = true;
-    this.onLost = undefined;
+    this.#onLost = undefined;
     // Without an answer the end of this process does the same.
     await this.#client.request("release", { name: this.#facts.name }).catch(() => {});
     this.#client.close();
@@ -111,12 +122,13 @@ class AgentLock implements HeldLock {
   async #resume(): Promise<void> {
     const deadline = performance.now() + SILENCE_MS;
     let why = "no agent runs any longer";
-    while (!this.#isReleased && performance.now() < deadline) {
+    const { secret } = this;
+    while (secret !== undefined && !this.#isReleased && performance.now() < deadline) {
       const connection = await connectToAgent(this.#facts.sockets);
       if (connection.kind === "connected") {
         const client = new AgentClient(connection.socket);
         try {
-          await sayHello(client, { resume: this.#facts.secret });
+          await sayHello(client, { resume: secret });
           return this.#listen(client);
         } catch (error) {
           client.close();
@@ -126,13 +138,15 @@ class AgentLock implements HeldLock {
       }
       await new Promise((resolve) => setTimeout(resolve, RESUME_AGAIN_MS));
     }
-    const { name, token } = this.#facts;
+    const { name } = this.#facts;
+    const { token } = this;
     const detail = `the agent has closed the connection, and ${why}`;
     if (!this.#isReleased) this.#lose({ name, token, reason: "session-ended", detail });
   }
 
   #lose(loss: LostParams): void {
-    this.onLost?.(loss);
-    this.onLost = undefined;
+    if (this.#loss !== undefined) return;
+    this.#loss = loss;
+    this.#onLost?.(loss);
   }
 }

@@ -24,12 +24,15 @@ import {
   readBreak,
   readClaim,
   readHello,
+  readId,
   readName,
-  readOptionalName,
   readRequest,
   readSignal,
+  readStatus,
   type Request,
   type RequestId,
+  shorten,
+  type StatusParams,
   type StatusResult,
 } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
@@ -41,12 +44,16 @@ import { hashOf, type Outlet, Session, type SessionParts } from "./session.ts";
 import { findRoot } from "./session_root.ts";
 import { sendSignals } from "./signals.ts";
 import { userName } from "./users.ts";
+import { fitLock, pageOf } from "./status_page.ts";
 
 /** Answers that a peer may leave unread, in bytes, before it is cut off. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 
 /** Time that a peer has to read its last answers, in milliseconds. */
 const LAST_WORDS_MS = 2_000;
+
+/** Looks at all locks that one session may have under way: each reads a good part of /proc. */
+const MAX_OPEN_LOOKS = 8;
 
 /** What all connections of an agent share. */
 export interface ConnectionParts extends SessionParts {
@@ -66,6 +73,7 @@ export class Connection implements Outlet {
   #isOver = false;
   #heldBack = "";
   #openRequests = 0;
+  #openLooks = 0;
   #stopWatching: (() => void) | undefined;
 
   /**
@@ -92,7 +100,9 @@ export class Connection implements Outlet {
   }
 
   #hear(chunk: Buffer): void {
+    if (this.#isOver) return;
     if (this.#session !== undefined) this.#session.lastHeardAt = performance.now();
+    const openBefore = this.#openRequests;
     try {
       for (const message of this.#decoder.decode(chunk)) {
         if (this.#isOver) return;
@@ -101,7 +111,8 @@ export class Connection implements Outlet {
     } catch (error) {
       this.#refuseConnection(error as WireError);
     } finally {
-      if (this.#openRequests === 0) this.#flush();
+      // A claim that waits since an earlier turn must not keep back the answers to heartbeats.
+      if (this.#openRequests === openBefore) this.#flush();
     }
   }
 
@@ -117,7 +128,7 @@ export class Connection implements Outlet {
     try {
       request = readRequest(message);
     } catch (error) {
-      return this.#respond(idOf(message), { error: (error as WireError).toWire() });
+      return this.#respond(readId(message), { error: (error as WireError).toWire() });
     }
     let answer: unknown;
     try {
@@ -140,7 +151,7 @@ export class Connection implements Outlet {
       case "ping":
         return this.#ping();
       case "status":
-        return this.#parts.status(readOptionalName("show", params));
+        return this.#look(readStatus("show", params));
       case "watch":
         return this.#watch(params);
       case "processes":
@@ -150,7 +161,10 @@ export class Connection implements Outlet {
       case "break":
         return this.#break(params);
       default:
-        throw new WireError("unknown-method", `Cannot ${method}: the agent has no such method`);
+        throw new WireError(
+          "unknown-method",
+          `Cannot ${shorten(method)}: the agent has no such method`,
+        );
     }
   }
 
@@ -294,13 +308,37 @@ export class Connection implements Outlet {
   }
 
   #watch(params: Record<string, unknown>): Promise<StatusResult> {
-    const name = readOptionalName("watch", params);
+    const asked = readStatus("watch", params);
+    const { name } = asked;
+    const first = this.#look(asked);
     this.#stopWatching?.();
     this.#stopWatching = this.#parts.table.watch((change) => {
       if (name !== undefined && change.lock.name !== name) return;
-      this.#send({ jsonrpc: "2.0", method: "change", params: change });
+      const lock = fitLock(change.lock);
+      this.#send({ jsonrpc: "2.0", method: "change", params: { ...change, lock } });
     });
-    return this.#parts.status(name);
+    return first;
+  }
+
+  /** @throws {WireError} `limit`: too many looks of this session are under way. */
+  #look({ name, after }: StatusParams): Promise<StatusResult> {
+    if (this.#openLooks >= MAX_OPEN_LOOKS) {
+      throw new WireError(
+        "limit",
+        `Cannot show locks: ${MAX_OPEN_LOOKS} such requests of this session are not answered yet`,
+        { limit: "status requests", max: MAX_OPEN_LOOKS },
+      );
+    }
+    return this.#lookAt(name, after);
+  }
+
+  async #lookAt(name: string | undefined, after: string | undefined): Promise<StatusResult> {
+    this.#openLooks++;
+    try {
+      return pageOf(await this.#parts.status(name), after);
+    } finally {
+      this.#openLooks--;
+    }
   }
 
   #respondLater({ id }: Request, answer: Promise<unknown>): void {
@@ -315,6 +353,7 @@ export class Connection implements Outlet {
     this.#openRequests--;
     this.#respond(id, outcome);
     this.#flush();
+    if (this.#isOver) this.#closeWhenAnswered();
   }
 
   #toWire(error: unknown): unknown {
@@ -329,7 +368,7 @@ export class Connection implements Outlet {
     this.#hold({ jsonrpc: "2.0", id, ...outcome });
   }
 
-  #send(message: unknown): void {
+  #send(message: Message): void {
     this.#hold(message);
     this.#flush();
   }
@@ -338,12 +377,23 @@ export class Connection implements Outlet {
    * Answers to requests that came together go out together: a claim's answer with the one to the
    * `hello` before it, in one packet. What waits for longer than a claim flushes what is held back.
    */
-  #hold(message: unknown): void {
-    if (!this.#isOver) this.#heldBack += encodeMessage(message);
+  #hold(message: Message): void {
+    if (this.#socket.writable) this.#heldBack += this.#encode(message);
+  }
+
+  /** All that is said was cut to fit a line. Were it not, that must not cost more than this message. */
+  #encode(message: Message): string {
+    try {
+      return encodeMessage(message);
+    } catch (cause) {
+      const error = this.#toWire(cause instanceof WireError ? new Error(cause.message) : cause);
+      if (!("id" in message)) return "";
+      return encodeMessage({ jsonrpc: "2.0", id: message.id, error });
+    }
   }
 
   #flush(): void {
-    if (this.#heldBack === "" || this.#isOver) return;
+    if (this.#heldBack === "" || !this.#socket.writable) return;
     const text = this.#heldBack;
     this.#heldBack = "";
     this.#socket.write(text);
@@ -354,16 +404,23 @@ export class Connection implements Outlet {
 
   #end(detail: string): void {
     if (this.#isOver) return;
-    this.#flush();
     this.#isOver = true;
     this.#stopWatching?.();
     // An agent that ends leaves sessions to its successor.
     if (!this.#parts.isStopping()) this.#session?.detach(this, detail);
-    this.#socket.end();
+    this.#parts.log("connection-ended", this.#facts({ detail }));
+    if (this.#socket.destroyed) return;
     // A peer that does not read its last answers must not keep the connection.
     const impatience = setTimeout(() => this.#socket.destroy(), LAST_WORDS_MS);
     this.#socket.once("close", () => clearTimeout(impatience));
-    this.#parts.log("connection-ended", this.#facts({ detail }));
+    this.#closeWhenAnswered();
+  }
+
+  /** A peer that has only closed its own side still reads the answers to what it asked before. */
+  #closeWhenAnswered(): void {
+    if (this.#openRequests > 0) return;
+    this.#flush();
+    this.#socket.end();
   }
 
   #facts(facts: Record<string, unknown>): Record<string, unknown> {
@@ -373,6 +430,10 @@ export class Connection implements Outlet {
 }
 
 type Outcome = { result: unknown } | { error: unknown };
+
+type Message =
+  | { jsonrpc: "2.0"; id: RequestId } & Outcome
+  | { jsonrpc: "2.0"; method: string; params: unknown };
 
 const BOOT_ID = readBootId();
 const PID_NAMESPACE = readPidNamespace();
@@ -391,9 +452,4 @@ function timesFor(silenceMs: number): Pick<HelloResult, "heartbeatMs" | "giveUpM
 /** No limit is only for sessions of a local program: the kernel tells at once when it is gone. */
 function allowedSilence(asked = SILENCE_MS): number {
   return asked === 0 ? 0 : Math.min(Math.max(asked, MIN_SILENCE_MS), MAX_SILENCE_MS);
-}
-
-function idOf(message: unknown): RequestId {
-  const id = (message as { id?: unknown } | null)?.id;
-  return typeof id === "string" || typeof id === "number" ? id : null;
 }

@@ -106,7 +106,8 @@ export function listLockedFiles(lockDir: string, name?: string): LockedFile[] {
  *
  * @param file A locked file.
  * @param ownPids Holders that are known already and are left out.
- * @returns One entry a process; one without a pid when none can be seen; none when the lock is free.
+ * @returns One entry for an exclusive lock, one a process for a shared one; an entry without a pid
+ * when none can be seen; none when the lock is free.
  */
 export async function findForeignHolders(
   file: LockedFile,
@@ -118,6 +119,7 @@ export async function findForeignHolders(
   const named = held.map((lock) => lock.pid).filter((pid) => hasLockOpen(pid, file.path));
   if (named.some((pid) => ownPids.has(pid))) return [];
   const pids = named.length === held.length ? named : await searchHolders(file.path, ownPids);
+  if (pids.length > 0 && !shared) return [describeProcess(mainHolder(pids, file.name), shared)];
   if (pids.length > 0) return pids.map((pid) => describeProcess(pid, shared));
   return [{ kind: "foreign", shared, hiddenBecause: whyHidden() }];
 }
@@ -136,6 +138,15 @@ export async function findForeignHoldersOf(
 ): Promise<ForeignHolder[]> {
   const [file] = listLockedFiles(lockDir, name);
   return file === undefined ? [] : await findForeignHolders(file, ownPids);
+}
+
+/**
+ * An exclusive lock has one open file description, which several processes may have inherited: of
+ * the shell protocol's two, the one that is named like the lock stays when the shell is gone.
+ */
+function mainHolder(pids: number[], name: string): number {
+  const command = `${lockFileName(name)} infinity`;
+  return pids.find((pid) => readCommand(pid) === command) ?? pids[0]!;
 }
 
 function groupByFile(locks: KernelLock[]): Map<string, KernelLock[]> {

@@ -101,6 +101,8 @@ class LocalCommand implements Claimant, HeldLock {
     return performance.now();
   }
 
+  onActive(): void {/* nobody listens for its silence */}
+
   onGranted(): void {/* the kernel frees the lock with this process */}
 
   onIdle(): void {/* as above */}

@@ -69,7 +69,9 @@ export interface Claimant {
   readonly awaiting: ProcessFacts[];
   /** What is recorded of it. */
   readonly record: SessionRecord;
-  /** Called before its first grant is recorded. */
+  /** Called when it claims for the first time since it was idle. */
+  onActive(): void;
+  /** Called before a grant of its is recorded. */
   onGranted(token: number): void;
   /** Called when it has and wants nothing any longer. */
   onIdle(): void;
@@ -793,7 +795,10 @@ export class LockTable {
 
   #index(claimant: Claimant): Set<LockEntry> {
     let entries = this.#byClaimant.get(claimant);
-    if (entries === undefined) this.#byClaimant.set(claimant, entries = new Set());
+    if (entries === undefined) {
+      this.#byClaimant.set(claimant, entries = new Set());
+      claimant.onActive();
+    }
     return entries;
   }
 

@@ -5,6 +5,7 @@
  */
 
 import { readFileSync } from "node:fs";
+import { isIP } from "node:net";
 import { SSHD_NAMES } from "./leftovers.ts";
 import type { PeerCredentials } from "./libc.ts";
 import {
@@ -15,8 +16,6 @@ import {
   readExecutable,
   readStat,
 } from "./proc.ts";
-
-const SSH_CONNECTION = "SSH_CONNECTION";
 
 // More ancestors than any honest process has; a guard against reading a changing tree for ever.
 const MAX_ANCESTORS = 64;
@@ -59,10 +58,8 @@ export function findSshdProcess(pid: number): ProcessId | undefined {
  */
 export function findClientAddress(pid: number): string | undefined {
   const sshd = findSshdProcess(pid);
-  const connection = sshd === undefined
-    ? readEnvironment(pid, SSH_CONNECTION)
-    : readSshConnection(pid, sshd.pid);
-  return connection?.split(" ")[0];
+  const connection = sshd === undefined ? readConnection(pid) : readSshConnection(pid, sshd.pid);
+  return connection?.split(" ", 1)[0];
 }
 
 /**
@@ -74,14 +71,23 @@ export function findClientAddress(pid: number): string | undefined {
  */
 export function readSshConnection(peerPid: number, sshdPid: number): string | undefined {
   if (peerPid !== sshdPid) {
-    const connection = readEnvironment(peerPid, SSH_CONNECTION);
+    const connection = readConnection(peerPid);
     if (connection !== undefined) return connection;
   }
   for (const pid of readChildren(sshdPid)) {
-    const connection = readEnvironment(pid, SSH_CONNECTION);
+    const connection = readConnection(pid);
     if (connection !== undefined) return connection;
   }
   return connectionOf(sshdPid);
+}
+
+/** The environment is the process's own to write: what is no connection is not passed on. */
+function readConnection(pid: number): string | undefined {
+  const connection = readEnvironment(pid, "SSH_CONNECTION");
+  const [client = "", , server = "", ...rest] = connection?.split(" ") ?? [];
+  const isSound = isIP(client) !== 0 && isIP(server) !== 0 && rest.length === 1 &&
+    connection!.length <= 200;
+  return isSound ? connection : undefined;
 }
 
 /** The sshd that listens is an ancestor of all sessions and the root of none. */

@@ -55,14 +55,26 @@ export function isAlive(process: ProcessId): boolean {
   return stat !== undefined && stat.startTime === process.startTime && stat.state !== "Z";
 }
 
+/** Longest command line that is shown, in characters: a process may have one of megabytes. */
+const MAX_COMMAND_LENGTH = 300;
+
+// Control characters: what a process calls itself must not write to the terminal of who looks at it.
+// deno-lint-ignore no-control-regex
+const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g;
+
 /**
  * The command line with a space for each NUL, or `undefined` when it cannot be read.
+ *
+ * A long one is cut, and control characters are replaced: it is text of a stranger's.
  *
  * @param pid The pid.
  */
 export function readCommand(pid: number): string | undefined {
   const text = readProcFile(pid, "cmdline");
-  return text?.replace(/\0+$/, "").replaceAll("\0", " ");
+  if (text === undefined) return undefined;
+  const start = text.slice(0, MAX_COMMAND_LENGTH).replace(/\0+$/, "");
+  const command = start.replaceAll("\0", " ").replace(CONTROL, "?");
+  return text.length > MAX_COMMAND_LENGTH ? `${command}…` : command;
 }
 
 /**

@@ -168,16 +168,20 @@ export class Session implements Claimant, Listened {
     this.#parts.table.recordOf(this);
   }
 
-  /** Called before the first grant is recorded: from then on another connection may resume it. */
+  /** A session's silence means something only while it has or wants a lock. */
+  onActive(): void {
+    if (this.silenceMs > 0) this.#parts.silence.add(this);
+  }
+
+  /** Called before a grant is recorded: from then on another connection may resume the session. */
   onGranted(token: number): void {
     this.#parts.sessions.set(this.#secretHash, this);
     if (this.kind === "process") {
       this.#marks = { ...this.#marks, variable: { name: TOKEN_VARIABLE, value: `${token}` } };
     }
-    if (this.silenceMs > 0) this.#parts.silence.add(this);
   }
 
-  /** Called when the last lock is gone. */
+  /** Called when it has and wants nothing any longer. */
   onIdle(): void {
     this.#parts.sessions.delete(this.#secretHash);
     this.#parts.silence.delete(this);

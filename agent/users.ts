@@ -37,6 +37,15 @@ export function groupId(group: string): number | undefined {
   return undefined;
 }
 
+/**
+ * The name of a group, where the host's own file has it.
+ *
+ * @param gid The group id.
+ */
+export function groupName(gid: number): string | undefined {
+  return readTable("/etc/group").names.get(gid);
+}
+
 /** The file as it is now; read again only when it was changed. */
 function readTable(path: string): Table {
   const known = tables.get(path);

@@ -78,6 +78,11 @@ export class AgentClient {
     link.output.on("error", () => {});
   }
 
+  /** Whether requests can no longer be sent. */
+  get isOver(): boolean {
+    return this.#failure !== undefined;
+  }
+
   /**
    * Sends a request.
    *
@@ -96,12 +101,12 @@ export class AgentClient {
   /**
    * Ends the link.
    *
-   * @param failure What waiting requests are rejected with; default: that the link is closed.
+   * @param failure What requests are rejected with.
    */
-  close(failure?: Error): void {
+  close(failure: Error): void {
     this.#failure ??= failure;
+    this.#rejectAll(failure);
     this.#link.close();
-    if (failure !== undefined) this.#rejectAll(failure);
   }
 
   #enqueue(method: string, params: object): Promise<unknown> {

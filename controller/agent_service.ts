@@ -13,8 +13,10 @@ import {
   type LostParams,
   type QueuedParams,
   type ReleaseResult,
+  type StatusParams,
   type StatusResult,
 } from "../protocol/messages.ts";
+import { readAllPages } from "../protocol/status_pages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { AgentClient, type Link } from "./agent_client.ts";
 import { AgentError, ProtocolError } from "./errors.ts";
@@ -73,10 +75,17 @@ export class AgentService implements LockService {
     this.closed = this.#client.closed.then((detail) => this.#end(detail));
   }
 
+  get isOver(): boolean {
+    return this.#client.isOver;
+  }
+
   async claim(params: ClaimParams, watch: ClaimWatch): Promise<Grant> {
     const { name } = params;
     if (this.#watches.has(name)) {
-      throw new AgentError("already-claimed", `Cannot claim "${name}": this session has claimed it`);
+      throw new AgentError(
+        "already-claimed",
+        `Cannot claim "${name}": this session has claimed it`,
+      );
     }
     this.#watches.set(name, watch);
     this.#heartbeat.start();
@@ -102,8 +111,9 @@ export class AgentService implements LockService {
   }
 
   async status(name?: string): Promise<StatusResult> {
-    const params = name === undefined ? {} : { name };
-    return await this.#client.request("status", params) as StatusResult;
+    const ask = async (params: StatusParams) =>
+      await this.#client.request("status", { ...params }) as StatusResult;
+    return await readAllPages(ask, name);
   }
 
   checkSilence(): void {
@@ -112,8 +122,9 @@ export class AgentService implements LockService {
 
   close(): void {
     this.#watches.clear();
+    this.#held.clear();
     this.#heartbeat.stop();
-    this.#client.close();
+    this.#client.close(new AgentError("link-closed", "Cannot go on: the session is closed"));
   }
 
   async #release(name: string): Promise<number> {
@@ -125,7 +136,10 @@ export class AgentService implements LockService {
     } catch (error) {
       // Lost on the way: whoever releases is to know that it was not held to the end.
       if (watch !== undefined && isNotHeld(error)) {
-        watch.onLoss({ reason: "session-ended", detail: "the agent no longer had it at its release" });
+        watch.onLoss({
+          reason: "session-ended",
+          detail: "the agent no longer had it at its release",
+        });
       }
       throw error;
     } finally {

@@ -22,6 +22,9 @@ const MAX_NOISE_BYTES = 64 * 1024;
 /** Time for the status to come after KILL, in milliseconds. */
 const AFTER_KILL_MS = 1_000;
 
+/** Time for the pid to be told, in milliseconds; a shell that does not know `$$` never tells it. */
+const PID_LIMIT_MS = 2_000;
+
 /** A command that can be ended by a signal. */
 export interface EndableProcess extends RemoteProcess {
   /** Sends a signal to its process group, as far as the host lets us. */
@@ -40,16 +43,19 @@ export async function startEndable(
 ): Promise<EndableProcess> {
   // One more line for the shell, no process. It goes to standard error, where it is taken out again.
   const process = await transport.exec(`echo ${MARK}$$ >&2\n${command}`);
-  let pid: number | undefined;
-  const stderr = process.stderr.pipe(takeOutPid((found) => pid = found));
+  let tellPid = (_pid: number) => {};
+  const pid = new Promise<number>((resolve) => tellPid = resolve);
+  const stderr = process.stderr.pipe(takeOutPid(tellPid));
   const end = new Promise<void>((resolve) => stderr.once("close", () => resolve()));
   return {
     ...process,
     stderr,
     closed: Promise.all([process.closed, end]).then(([exit]) => exit),
     end: (signal) => {
-      if (pid === undefined) return process.signal(signal);
-      killGroup(transport, pid, signal).catch(() => process.signal(signal));
+      // The login shell may not have come to our line yet.
+      within(pid, PID_LIMIT_MS)
+        .then((known) => killGroup(transport, known, signal))
+        .catch(() => process.signal(signal));
     },
   };
 }
@@ -73,7 +79,12 @@ export async function endRemotely(process: EndableProcess, killAfterMs: number):
 }
 
 /** The pid cannot have been reused: while the channel is open, sshd has not waited for the process. */
-async function killGroup(transport: SshTransport, pid: number, signal: string): Promise<void> {
+async function killGroup(
+  transport: SshTransport,
+  pid: number | undefined,
+  signal: string,
+): Promise<void> {
+  if (pid === undefined) throw new Error("the pid is not known");
   const killer = await transport.exec(`kill -s ${signal} -- -${pid}`);
   killer.stdin.end();
   killer.stdout.resume();
@@ -104,10 +115,15 @@ function takeOutPid(onPid: (pid: number) => void): Transform {
 }
 
 async function isClosedWithin(process: RemoteProcess, ms: number): Promise<boolean> {
+  return await within(process.closed, ms) !== undefined;
+}
+
+/** What a promise resolves to within a time, else `undefined`. */
+async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<false>((resolve) => timer = setTimeout(() => resolve(false), ms));
+  const late = new Promise<undefined>((resolve) => timer = setTimeout(() => resolve(undefined), ms));
   try {
-    return await Promise.race([process.closed.then(() => true), late]);
+    return await Promise.race([promise, late]);
   } finally {
     clearTimeout(timer);
   }

@@ -125,8 +125,12 @@ async function startCommand(
   command: Command,
   options: ExecOptions,
 ): Promise<EndableProcess> {
-  const mayBeEnded = options.timeoutMs !== undefined || options.signal !== undefined;
-  if (mayBeEnded) return await startEndable(transport, command.reveal());
+  const { timeoutMs, signal, maxOutputBytes, onStdout, onStderr, stdin } = options;
+  const reasons = [timeoutMs, signal, maxOutputBytes, onStdout, onStderr];
+  const isStream = typeof stdin === "object" && !(stdin instanceof Uint8Array);
+  if (isStream || reasons.some((reason) => reason !== undefined)) {
+    return await startEndable(transport, command.reveal());
+  }
   const process = await transport.exec(command.reveal());
   return { ...process, end: (name) => process.signal(name) };
 }

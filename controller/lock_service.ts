@@ -50,6 +50,8 @@ export interface LockService {
   readonly proven: Promise<void>;
   /** Resolves when the service can no longer be used: with the cause. */
   readonly closed: Promise<string>;
+  /** Whether it can no longer be used; true no later than `closed` resolves. */
+  readonly isOver: boolean;
   /**
    * Claims a lock.
    *

@@ -62,6 +62,10 @@ export class ShellService implements LockService {
     this.closed = transport.closed.then(() => CONNECTION_LOST.detail);
   }
 
+  get isOver(): boolean {
+    return !this.#transport.isOpen;
+  }
+
   async claim(params: ClaimParams, watch: ClaimWatch): Promise<Grant> {
     const { name, shared = false, waitMs = 0 } = params;
     // The name becomes part of a path, and here nobody else checks it.

@@ -34,11 +34,24 @@ export interface Candidate {
 export const DEFAULT_AGENT_SOCKET = "/run/sshlock/agent.sock";
 
 /**
+ * How long a way that is not the best one is tried first, in milliseconds. The agent may only have been
+ * restarting, or be installed by now: the better ways get another chance.
+ */
+const SECOND_BEST_MS = 60_000;
+
+interface Known {
+  worked?: Candidate | undefined;
+  /** When `worked` is no longer tried first, on the clock of `performance.now()`. */
+  untilMs: number;
+  userSocketPath?: string | undefined;
+}
+
+/**
  * What worked, and what was learned, for each host and user. It lives as long as the process: a
  * wrong entry costs one refused channel, so nothing is worth a file.
  */
 export class WayMemory {
-  #known = new Map<string, { worked?: Candidate; userSocketPath?: string }>();
+  readonly #known = new Map<string, Known>();
 
   /**
    * What to try on a host, in order: what worked last time, then the rest.
@@ -62,18 +75,20 @@ export class WayMemory {
       { way: "shell" },
     ];
     const allowed = all.filter(({ way }) => wanted.way === undefined || way === wanted.way);
-    const worked = allowed.find((candidate) => isSame(candidate, known?.worked));
+    const worked = allowed.find((candidate) => this.worked(target, candidate));
     return worked === undefined ? allowed : [worked, ...allowed.filter((c) => c !== worked)];
   }
 
   /**
-   * Whether this is what worked last time on that host.
+   * Whether this is what worked last time on that host, and is still worth trying first.
    *
    * @param target `user@host:port`.
    * @param candidate What is about to be tried.
    */
   worked(target: string, candidate: Candidate): boolean {
-    return isSame(candidate, this.#known.get(target)?.worked);
+    const known = this.#known.get(target);
+    return known !== undefined && performance.now() < known.untilMs &&
+      isSame(candidate, known.worked);
   }
 
   /**
@@ -83,7 +98,8 @@ export class WayMemory {
    * @param worked What worked.
    */
   remember(target: string, worked: Candidate): void {
-    this.#known.set(target, { ...this.#known.get(target), worked });
+    const untilMs = worked.way === "streamlocal" ? Infinity : performance.now() + SECOND_BEST_MS;
+    this.#known.set(target, { ...this.#known.get(target), worked, untilMs });
   }
 
   /**
@@ -97,7 +113,7 @@ export class WayMemory {
     const known = this.#known.get(target);
     if (known?.userSocketPath === userSocketPath) return;
     const worked = { way: "streamlocal", socketPath: userSocketPath } as const;
-    this.#known.set(target, { worked, userSocketPath });
+    this.#known.set(target, { worked, untilMs: Infinity, userSocketPath });
   }
 
   /** Forgets everything. */

@@ -65,9 +65,15 @@ export class Ways {
     for (;;) {
       const current = this.#current ??= this.#openNext();
       try {
-        return await action(await current);
+        const service = await current;
+        if (!service.isOver) return await action(service);
+        // It has ended since it was last used, and its end is about to be told.
+        this.#leave(current);
       } catch (error) {
-        if (!(error instanceof ServiceMissingError)) throw error;
+        if (!(error instanceof ServiceMissingError)) {
+          if (!this.#opened) this.#leave(current);
+          throw error;
+        }
         // Several claims may have found out together: the first of them leads on.
         if (this.#current === current) this.#current = undefined;
       }
@@ -87,16 +93,12 @@ export class Ways {
       try {
         return this.#adopt(next, await this.#open(next), startMs);
       } catch (error) {
-        if (!(error instanceof ServiceMissingError)) {
-          this.#startOver();
-          throw error;
-        }
+        if (!(error instanceof ServiceMissingError)) throw error;
         this.#fail(next, error, startMs);
       }
     }
-    const attempts = this.#attempts;
-    this.#startOver();
-    throw new AgentMissingError(host, attempts);
+    this.#opened = undefined;
+    throw new AgentMissingError(host, this.#attempts);
   }
 
   #adopt(candidate: Candidate, service: LockService, startMs: number): LockService {
@@ -140,7 +142,8 @@ export class Ways {
   #succeed(candidate: Candidate, startMs: number): void {
     this.#left = undefined;
     this.#attempts = [];
-    wayMemory.remember(this.#transport.name, candidate);
+    // What was forced says nothing of what is best.
+    if (this.#options.way === undefined) wayMemory.remember(this.#transport.name, candidate);
     const message = `reached the locks by ${candidate.way}`;
     this.#tell("debug", message, candidate, startMs, undefined);
   }
@@ -167,6 +170,11 @@ export class Ways {
       durationMs: elapsedMs(startMs),
       ...(error === undefined ? {} : { error }),
     });
+  }
+
+  /** Whoever comes next looks for a way anew. */
+  #leave(current: Promise<LockService>): void {
+    if (this.#current === current) this.#startOver();
   }
 
   #startOver(): void {

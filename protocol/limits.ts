@@ -10,6 +10,9 @@ export const PROTOCOL_VERSION = 1;
 /** Longest line, in bytes with its newline: far above any honest message, and small enough to hold for 1,000 peers. */
 export const MAX_LINE_BYTES = 64 * 1024;
 
+/** Longest request id that is text, in UTF-16 code units: it comes back in the answer, which has the same limit of bytes. */
+export const MAX_ID_LENGTH = 200;
+
 /** Longest owner, in UTF-16 code units: an identity such as `respirate/42`, not a document. */
 export const MAX_OWNER_LENGTH = 200;
 

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { MAX_OWNER_LENGTH, MAX_PURPOSE_LENGTH, MAX_WAIT_MS } from "./limits.ts";
+import { MAX_ID_LENGTH, MAX_OWNER_LENGTH, MAX_PURPOSE_LENGTH, MAX_WAIT_MS } from "./limits.ts";
 import { isLockName, LOCK_NAME_RULE } from "./lock_name.ts";
 import { WireError } from "./wire_error.ts";
 
@@ -206,12 +206,26 @@ export interface LockFacts {
   holders: HolderFacts[];
   /** Claims queued at this agent, the next first. */
   waiters: WaiterFacts[];
+  /** How many holders there are beyond those listed, where not all fit a line. */
+  holdersOmitted?: number;
+  /** How many waiters there are beyond those listed, where not all fit a line. */
+  waitersOmitted?: number;
+}
+
+/** Parameters of `status` and `watch`. */
+export interface StatusParams {
+  /** Only this lock. */
+  name?: string;
+  /** Only locks whose name sorts after this one, by UTF-16 code units: the next page of a long answer. */
+  after?: string;
 }
 
 /** Result of `status`. */
 export interface StatusResult {
   /** The locks that are held or waited for, by name; with a name asked for, that one alone, free or not. */
   locks: LockFacts[];
+  /** There are more than fit a line: ask again with `after` set to the last name here. */
+  more?: true;
   /** What the kernel could not tell, and why. */
   notes?: string[];
 }
@@ -283,11 +297,24 @@ export function readRequest(message: unknown): Request {
     throw new WireError("invalid-request", "Cannot read message: it is no JSON-RPC 2.0 request");
   }
   const { id, method, params = {} } = message;
-  if (id !== undefined && id !== null && typeof id !== "string" && typeof id !== "number") {
-    throw new WireError("invalid-request", "Cannot read message: id is no string and no number");
+  if (id !== undefined && !isRequestId(id)) {
+    throw new WireError(
+      "invalid-request",
+      `Cannot read message: id is no finite number and no text of up to ${MAX_ID_LENGTH} characters`,
+    );
   }
-  if (!isObject(params)) throw badParams(method, "params", "an object");
+  if (!isObject(params)) throw badParams(shorten(method), "params", "an object");
   return { id, method, params };
+}
+
+/**
+ * The `id` to answer a message under that may be no request: its own, else `null`.
+ *
+ * @param message A parsed line.
+ */
+export function readId(message: unknown): RequestId {
+  const id = isObject(message) ? message.id : null;
+  return isRequestId(id) ? id : null;
 }
 
 /**
@@ -348,7 +375,7 @@ export function readClaim(params: Record<string, unknown>): ClaimParams {
 export function readName(method: string, params: Record<string, unknown>): string {
   const { name } = params;
   if (isLockName(name)) return name;
-  const shown = JSON.stringify(name)?.slice(0, 60) ?? "nothing";
+  const shown = typeof name === "string" ? JSON.stringify(shorten(name)) : `(${typeof name})`;
   throw new WireError(
     "bad-name",
     `Cannot ${method} ${shown}: a lock name is ${LOCK_NAME_RULE}`,
@@ -415,6 +442,18 @@ export function readOptionalName(
 }
 
 /**
+ * The parameters of `status` and `watch`.
+ *
+ * @param method The verb, for the error.
+ * @param params What the request had.
+ * @throws {WireError} `bad-name`: `name` or `after` is present, but no lock name.
+ */
+export function readStatus(method: string, params: Record<string, unknown>): StatusParams {
+  const after = readOptionalName(method, { name: params.after });
+  return { name: readOptionalName(method, params), after };
+}
+
+/**
  * A holder in the words that every message of sshlock uses for it.
  *
  * @param holder Who has the lock; absent when it was let go meanwhile.
@@ -462,6 +501,20 @@ export function describeMs(ms: number): string {
   if (ms < 120_000) return `${Math.round(ms / 1_000)} s`;
   if (ms < 7_200_000) return `${Math.round(ms / 60_000)} min`;
   return `${Math.round(ms / 3_600_000)} h`;
+}
+
+/**
+ * Text of a stranger's, short enough to be part of an error.
+ *
+ * @param text The text.
+ */
+export function shorten(text: string): string {
+  return text.length <= 60 ? text : `${text.slice(0, 60)}…`;
+}
+
+function isRequestId(value: unknown): value is RequestId {
+  if (typeof value === "string") return value.length <= MAX_ID_LENGTH;
+  return value === null || Number.isFinite(value);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

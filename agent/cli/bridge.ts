@@ -7,6 +7,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import type { Socket } from "node:net";
+import { resolve } from "node:path";
 import process from "node:process";
 import { connectToAgent } from "../client.ts";
 import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
@@ -78,8 +79,9 @@ function ownCommand(): string[] {
   return [execPath];
 }
 
+/** Absolute, because the agent is started elsewhere. */
 function placeArgs({ socket, lockDir, runtimeDir, stateDir, holder }: PathOptions): string[] {
   const places = { socket, "lock-dir": lockDir, "runtime-dir": runtimeDir };
   return Object.entries({ ...places, "state-dir": stateDir, holder })
-    .flatMap(([option, value]) => value === undefined ? [] : [`--${option}`, value]);
+    .flatMap(([option, value]) => value === undefined ? [] : [`--${option}`, resolve(value)]);
 }

@@ -124,6 +124,8 @@ function refuse({ name, conflictExitCode }: RunOptions, error: WireError): numbe
 
 async function runCommand(lock: HeldLock, run: RunOptions): Promise<number> {
   const [program, ...args] = run.command;
+  // Before the command starts: from its first moment on, its signals are its own.
+  const passing = passSignals();
   const child = spawn(program!, args, {
     stdio: "inherit",
     env: {
@@ -133,7 +135,7 @@ async function runCommand(lock: HeldLock, run: RunOptions): Promise<number> {
       SSHLOCK_OWNER: lock.owner,
     },
   });
-  const stopPassing = passSignals(child);
+  passing.to(child);
   let lost: LostParams | undefined;
   lock.onLost = (loss) => {
     lost ??= loss;
@@ -143,14 +145,14 @@ async function runCommand(lock: HeldLock, run: RunOptions): Promise<number> {
     const code = await exitCodeOf(child, program!);
     return lost === undefined ? code : EXIT.lost;
   } finally {
-    stopPassing();
+    passing.stop();
   }
 }
 
 function endForLoss(child: ChildProcess, { name, detail }: LostParams): void {
   printError(`Lost lock "${name}": ${detail}; ending the command`);
-  child.kill("SIGTERM");
-  setTimeout(() => child.kill("SIGKILL"), GRACE_MS).unref();
+  sendTo(child, "SIGTERM");
+  setTimeout(() => sendTo(child, "SIGKILL"), GRACE_MS).unref();
 }
 
 function exitCodeOf(child: ChildProcess, program: string): Promise<number> {
@@ -166,15 +168,36 @@ function exitCodeOf(child: ChildProcess, program: string): Promise<number> {
   });
 }
 
-function passSignals(child: ChildProcess): () => void {
-  const passOn = (signal: NodeJS.Signals) => child.kill(signal);
+function passSignals(): { to(child: ChildProcess): void; stop(): void } {
+  let receiver: ChildProcess | undefined;
+  const early: NodeJS.Signals[] = [];
+  const passOn = (signal: NodeJS.Signals) => {
+    if (receiver === undefined) early.push(signal);
+    else sendTo(receiver, signal);
+  };
   const ignore = () => {};
   for (const signal of PASSED_ON) process.on(signal, passOn);
   for (const signal of IGNORED) process.on(signal, ignore);
-  return () => {
-    for (const signal of PASSED_ON) process.off(signal, passOn);
-    for (const signal of IGNORED) process.off(signal, ignore);
+  return {
+    to(child) {
+      receiver = child;
+      for (const signal of early) sendTo(child, signal);
+    },
+    stop() {
+      for (const signal of PASSED_ON) process.off(signal, passOn);
+      for (const signal of IGNORED) process.off(signal, ignore);
+    },
   };
+}
+
+/** Not by `child.kill`: Deno takes a signal that was sent for the one that the process died of. */
+function sendTo(child: ChildProcess, signal: NodeJS.Signals): void {
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+  try {
+    process.kill(child.pid, signal);
+  } catch {
+    // It has just ended.
+  }
 }
 
 function isExitCode(code: number): boolean {

@@ -38,6 +38,8 @@ export async function runServe(options: PathOptions, serve: ServeOptions): Promi
   const idleExitMs = idleExit === undefined ? undefined : parseDuration(idleExit, "--idle-exit");
   const gid = resolveGroup(serve.group);
   const log = createLog(serve.quiet ? "quiet" : "normal");
+  // The terminal or session that started it may go, even while it starts; the agent stays.
+  process.on("SIGHUP", () => log("signal-ignored", { signal: "SIGHUP" }));
   await loadLibc();
   const server = await startServer({ paths: resolvePaths(options), log, gid, idleExitMs })
     .catch((error) => {
@@ -46,8 +48,6 @@ export async function runServe(options: PathOptions, serve: ServeOptions): Promi
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => server.stop(`the agent was ended by ${signal}`));
   }
-  // The terminal or session that started it may go; the agent stays.
-  process.on("SIGHUP", () => log("signal-ignored", { signal: "SIGHUP" }));
   await server.ended;
   return EXIT.ok;
 }

@@ -8,8 +8,10 @@ import {
   describeMs,
   type HolderFacts,
   type LockFacts,
+  type StatusParams,
   type StatusResult,
 } from "../../protocol/messages.ts";
+import { readAllPages } from "../../protocol/status_pages.ts";
 import { isLockName, LOCK_NAME_RULE } from "../../protocol/lock_name.ts";
 import { AgentClient, connectToAgent } from "../client.ts";
 import { readHostStatus } from "../host_status.ts";
@@ -68,7 +70,8 @@ async function readStatus(options: PathOptions, name: string | undefined): Promi
   const connection = await connectToAgent(clientSockets(options));
   if (connection.kind === "connected") {
     const client = new AgentClient(connection.socket);
-    const result = await client.request<StatusResult>("status", name === undefined ? {} : { name });
+    const ask = (params: StatusParams) => client.request<StatusResult>("status", params);
+    const result = await readAllPages(ask, name);
     client.close();
     return { source: "agent", ...result };
   }

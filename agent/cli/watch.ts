@@ -8,8 +8,10 @@ import {
   type ChangeParams,
   describeHolder,
   type LockFacts,
+  type StatusParams,
   type StatusResult,
 } from "../../protocol/messages.ts";
+import { readAllPages } from "../../protocol/status_pages.ts";
 import { AgentClient, connectToAgent } from "../client.ts";
 import { printJson, printLine } from "../output.ts";
 import { clientSockets, type PathOptions } from "../paths.ts";
@@ -46,7 +48,9 @@ export async function runWatch(options: PathOptions, watch: WatchOptions): Promi
     if (method === "change") printChange(params as ChangeParams, watch);
   };
   const params = watch.name === undefined ? {} : { name: watch.name };
-  const { locks } = await client.request<StatusResult>("watch", params);
+  const first = await client.request<StatusResult>("watch", params);
+  const ask = (params: StatusParams) => client.request<StatusResult>("status", params);
+  const { locks } = await readAllPages(ask, watch.name, first);
   for (const lock of locks) printState(lock, watch);
   await closed;
   throw new CommandError("Cannot watch any longer: the agent has ended", {
@@ -65,8 +69,8 @@ function printChange(change: ChangeParams, { json }: WatchOptions): void {
   printLine(`${time}  ${change.event.padEnd(8)}  ${change.owner}  ${describeLock(change.lock)}`);
 }
 
-function describeLock({ name, holders, waiters }: LockFacts): string {
+function describeLock({ name, holders, waiters, waitersOmitted = 0 }: LockFacts): string {
   const state = holders.length === 0 ? "free" : holders.map(describeHolder).join(", ");
-  const queue = waiters.length === 0 ? "" : `; ${waiters.length} waiting`;
+  const queue = waiters.length === 0 ? "" : `; ${waiters.length + waitersOmitted} waiting`;
   return `${name}: ${state}${queue}`;
 }

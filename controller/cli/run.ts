@@ -1,0 +1,116 @@
+/**
+ * `sshlock run`: a command on a host, under a lock of that host.
+ *
+ * @module
+ */
+
+import { constants } from "node:os";
+import process from "node:process";
+
+import { describeHolder } from "../../protocol/messages.ts";
+import { connect } from "../connect.ts";
+import type { ExecResult } from "../exec.ts";
+import type { Lock } from "../lock.ts";
+import { commandOf } from "../quote.ts";
+import type { Session } from "../session.ts";
+import { parseDuration } from "./duration.ts";
+import { UsageError } from "./exit_codes.ts";
+import {
+  type ClaimArguments,
+  type ConnectArguments,
+  connectOptionsOf,
+  targetOf,
+  waitMsOf,
+} from "./options.ts";
+import { passToStderr, passToStdout, printNote } from "./output.ts";
+import { watchStopSignals } from "./stop_signals.ts";
+
+/** What was written after `run`. */
+export interface RunArguments extends ConnectArguments, ClaimArguments {
+  /** The lock. */
+  name: string;
+  timeout?: string | undefined;
+}
+
+/**
+ * Runs a command on a host under a lock.
+ *
+ * @param args What was written.
+ * @param words The command, word by word.
+ * @returns The command's exit code; 128 + N where signal N ended it.
+ */
+export async function runUnderLock(args: RunArguments, words: string[]): Promise<number> {
+  if (words.length === 0) {
+    throw new UsageError(
+      "Cannot run: no command was given",
+      "sshlock run HOST NAME -- COMMAND [ARGUMENT…]",
+    );
+  }
+  const target = targetOf(args);
+  const options = connectOptionsOf(args);
+  const timeoutMs = args.timeout === undefined ? undefined : parseDuration(args.timeout, "--timeout");
+  await using stop = watchStopSignals();
+  const { signal } = stop;
+  await using session = await connect(target, { ...options, signal });
+  await using lock = await claim(session, args, waitMsOf(args), signal);
+  try {
+    const result = await session.exec(commandUnder(lock, options.owner, words), {
+      stdin: process.stdin,
+      encoding: "buffer",
+      check: false,
+      onStdout: passToStdout,
+      onStderr: passToStderr,
+      timeoutMs,
+      signal: AbortSignal.any([signal, lock.signal]),
+    });
+    return exitCodeOf(result);
+  } finally {
+    // Before anything else that may have gone wrong at the same time.
+    lock.signal.throwIfAborted();
+  }
+}
+
+/**
+ * Claims the lock, and says so where it has to be waited for.
+ *
+ * @param session The session.
+ * @param args What was written.
+ * @param waitMs How long to wait, in milliseconds.
+ * @param signal Gives up.
+ */
+export function claim(
+  session: Session,
+  { name, shared, why }: ClaimArguments & { name: string },
+  waitMs: number,
+  signal: AbortSignal,
+): Promise<Lock> {
+  let hasSaid = false;
+  return session.claim(name, {
+    waitMs,
+    shared,
+    purpose: why,
+    signal,
+    onQueued: ({ holder }) => {
+      if (hasSaid) return;
+      hasSaid = true;
+      printNote(`waiting for "${name}" on ${session.host}: ${describeHolder(holder)}`);
+    },
+  });
+}
+
+/** As sshlock-agent run does it on the host itself: the command can fence what it writes elsewhere. */
+function commandUnder({ name, token }: Lock, owner: string | undefined, words: string[]) {
+  const variables = [
+    `SSHLOCK_NAME=${name}`,
+    ...(token === undefined ? [] : [`SSHLOCK_TOKEN=${token}`]),
+    ...(owner === undefined ? [] : [`SSHLOCK_OWNER=${owner}`]),
+  ];
+  // env(1), because not each login shell knows assignments before a command.
+  return commandOf(["exec", "env", ...variables, ...words]);
+}
+
+function exitCodeOf({ exitCode, signal }: ExecResult | ExecResult<Uint8Array>): number {
+  if (exitCode !== null) return exitCode;
+  const number = constants.signals[signal as NodeJS.Signals];
+  return number === undefined ? 255 : 128 + number;
+}

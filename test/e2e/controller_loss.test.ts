@@ -1,0 +1,186 @@
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import test, { after, before } from "node:test";
+
+import { LockLostError } from "../../controller/errors.ts";
+import type { LossEvent } from "../../controller/events.ts";
+import type { Lock } from "../../controller/lock.ts";
+import type { Session } from "../../controller/session.ts";
+import { whyNoAgent } from "../support/agent_process.ts";
+import { childExit, eachLine } from "../support/child.ts";
+import { EventLog, until, within } from "../support/events.ts";
+import { whyNoSshd } from "../support/private_sshd.ts";
+import { freeze, isAlive, killAndConfirm, readStat, signalPid } from "../support/processes.ts";
+import { requires } from "../support/requires.ts";
+import { type Host, startHost } from "./controller_host.ts";
+
+const skip = whyNoSshd() ?? whyNoAgent();
+let host: Host;
+
+before(async () => {
+  if (skip === undefined) host = await startHost();
+});
+after(() => host?.[Symbol.asyncDispose]());
+
+/** Waits for the loss, and checks what a caller sees of it. */
+async function lossOf(lock: Lock): Promise<LockLostError> {
+  const { signal } = lock;
+  if (!signal.aborted) await within(once(signal, "abort"), { what: "the loss" });
+  const loss = signal.reason;
+  assert.ok(loss instanceof LockLostError);
+  assert.equal(lock.held, false);
+  await assert.rejects(lock.release(), loss);
+  await lock[Symbol.asyncDispose]();
+  return loss;
+}
+
+async function claim(session: Session, name: string): Promise<Lock> {
+  const lock = await session.claim(name);
+  assert.ok(lock.held);
+  return lock;
+}
+
+test("a replaced lock file is a loss, told by the agent", { skip }, async () => {
+  await using session = await host.connect({ silenceMs: 1_500 });
+  const lock = await claim(session, "replaced");
+  const path = join(host.lockDir, "session-lock-replaced");
+  writeFileSync(`${path}.new`, "");
+  renameSync(`${path}.new`, path);
+  const loss = await lossOf(lock);
+  assert.deepEqual([loss.reason, loss.lockName, loss.token], [
+    "lock-file-replaced",
+    "replaced",
+    lock.token,
+  ]);
+  assert.match(loss.message, /^Lost "replaced" on 127\.0\.0\.1: /);
+  assert.equal(session.signal.reason, loss);
+  const event = host.events.findLast(({ event }) => event === "loss") as LossEvent;
+  assert.deepEqual([event.name, event.reason, event.level], [
+    "replaced",
+    "lock-file-replaced",
+    "error",
+  ]);
+  // The session goes on, and so do its other locks.
+  await using other = await session.claim("other");
+  assert.equal((await session.exec("echo usable", { signal: other.signal })).stdout, "usable\n");
+  rmSync(path, { force: true });
+});
+
+test("a holder that is killed under a live agent is no loss", { skip }, async () => {
+  await using session = await host.connect();
+  await using lock = await session.claim("held");
+  await killAndConfirm(lock.holderPid);
+  const { locks } = await session.status("held");
+  assert.equal(locks[0]?.holders.length, 1);
+  assert.ok(lock.held);
+});
+
+test("the end of the sshd session is a loss of all its locks", { skip }, async () => {
+  const session = await host.connect();
+  const locks = [await claim(session, "one"), await claim(session, "two")];
+  for (const { pid } of host.sshd.sessions()) signalPid(pid, "SIGKILL");
+  for (const lock of locks) assert.equal((await lossOf(lock)).reason, "connection-closed");
+  assert.ok(session.signal.aborted);
+  await session.close();
+});
+
+test(
+  "a command under a lock ends with the lock",
+  { skip: skip ?? requires("bash", "flock") },
+  async () => {
+    await using session = await host.connect({ transport: "shell" });
+    await using lock = await session.claim("protects");
+    let pid = 0;
+    const running = session.exec("echo $$; exec sleep 60", {
+      signal: lock.signal,
+      onStdout: (chunk) => {
+        pid = Number(chunk);
+        signalPid(lock.holderPid, "SIGKILL");
+      },
+    });
+    await assert.rejects(within(running), { name: "LockLostError", reason: "holder-failed" });
+    await until(() => !isAlive(pid), { what: `the end of ${pid}` });
+  },
+);
+
+test(
+  "an agent that stops answering is a loss by silence, before it ends the session",
+  { skip },
+  async () => {
+    await using silent = await startHost();
+    const agent = silent.agent as NonNullable<Host["agent"]>;
+    await using session = await silent.connect({ silenceMs: 900 });
+    const lock = await claim(session, "silent");
+    await freeze(agent.pid);
+    const startMs = performance.now();
+    const loss = await lossOf(lock);
+    const tookMs = performance.now() - startMs;
+    assert.equal(loss.reason, "silence");
+    signalPid(agent.pid, "SIGCONT");
+    // The agent ends the session 900 ms after it last heard of it; only an upper bound can be told here.
+    assert.ok(tookMs < 900, `gave up after ${tookMs} ms`);
+    // The session can claim again over a new channel.
+    await using again = await session.claim("silent", { waitMs: 10_000 });
+    assert.ok((again.token as number) > (lock.token as number));
+  },
+);
+
+test("an agent that is killed is a loss", { skip }, async () => {
+  await using dying = await startHost();
+  const session = await dying.connect({ transport: "streamlocal" });
+  const lock = await claim(session, "dying");
+  await dying.agent?.kill();
+  assert.equal((await lossOf(lock)).reason, "channel-closed");
+  await session.close();
+});
+
+test("an agent that ends in order says so", { skip }, async () => {
+  await using ending = await startHost();
+  const session = await ending.connect({ transport: "streamlocal" });
+  const lock = await claim(session, "ending");
+  signalPid(ending.agent?.pid as number, "SIGTERM");
+  assert.equal((await lossOf(lock)).reason, "agent-ended");
+  await session.close();
+});
+
+test("a controller that was stopped learns of its loss before it does anything else", {
+  skip: skip ?? requires("./dist/controller/mod.js"),
+}, async () => {
+  const { target, lockDir } = host;
+  // It claims, says so, and waits for a line; with it, it looks at the lock and tries to go on.
+  const program = `
+    import { connect } from ${JSON.stringify(join(process.cwd(), "dist/controller/mod.js"))};
+    const session = await connect(${JSON.stringify(target)}, { silenceMs: 900 });
+    const lock = await session.claim("stopped");
+    console.log("claimed " + lock.token);
+    for await (const _ of process.stdin) {
+      const { held, signal } = lock;
+      console.log(JSON.stringify({ held, reason: signal.reason?.reason }));
+      break;
+    }
+    await session.close();
+    process.exit(0);`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", program], { stdio: "pipe" });
+  const exit = childExit(child);
+  const lines = new EventLog<string>();
+  eachLine(child.stdout, (line) => lines.push(line));
+  exit.then(() => lines.end("the controller has ended"));
+  await lines.waitFor((line) => line.startsWith("claimed"));
+  await freeze(child.pid as number);
+  // The agent ends the session while the controller cannot know.
+  await until(async () => {
+    await using session = await host.connect();
+    const lock = await session.claim("stopped").catch(() => undefined);
+    return lock !== undefined;
+  }, { what: "the lock, free again", intervalMs: 50 });
+  child.stdin.write("go on\n");
+  signalPid(child.pid as number, "SIGCONT");
+  const seen = JSON.parse(await lines.waitFor((line) => line.startsWith("{")));
+  assert.equal(seen.held, false);
+  assert.ok(["silence", "channel-closed"].includes(seen.reason), seen.reason);
+  assert.equal((await exit).code, 0);
+  assert.ok(lockDir !== "" && readStat(child.pid as number)?.state !== "T");
+});
