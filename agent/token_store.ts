@@ -95,8 +95,9 @@ export class TokenStore {
 
   #advance(fd: number): number {
     const last = this.#readLast(fd);
-    const token = (last ?? this.#readReserved()) + 1;
-    if (token > this.#reserved) this.#reserved = this.#readReserved();
+    const token = (last ?? this.#readReserved() ?? Date.now()) + 1;
+    // Without a mark on disk nothing is reserved, whatever the time is by now.
+    if (token > this.#reserved) this.#reserved = this.#readReserved() ?? 0;
     if (token > this.#reserved) this.#reserve(token + RESERVATION);
     writeCounter(fd, `${token} ${this.#bootId}\n`);
     return token;
@@ -110,14 +111,15 @@ export class TokenStore {
     return Number(match[1]);
   }
 
-  #readReserved(): number {
+  /** The mark, or `undefined` in a folder that has none yet. */
+  #readReserved(): number | undefined {
     const path = join(this.#folder, "token-reserved");
     let text: string;
     try {
       text = readFileSync(path, "latin1");
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
-      return Date.now();
+      return undefined;
     }
     // It is replaced by rename, so a damaged one is somebody else's work: not to be guessed around.
     if (!/^\d{1,16}\n$/.test(text)) throw new Error(`${path} is damaged`);

@@ -4,10 +4,11 @@
  * @module
  */
 
-import { accessSync, constants, statfsSync, statSync } from "node:fs";
+import { statfsSync, statSync } from "node:fs";
 import { WireError } from "../../protocol/wire_error.ts";
 import { checkLockDir } from "../lock_file.ts";
 import { type Finding, found, type Scene } from "./finding.ts";
+import { whyNotWritable } from "./tools.ts";
 
 /** Inodes below which new locks will soon be refused. */
 const FEW_INODES = 100;
@@ -43,10 +44,10 @@ function hintFor(error: unknown, lockDir: string): string | undefined {
 function checkMode(lockDir: string): Finding {
   const id = "lock-folder";
   const mode = (statSync(lockDir).mode & 0o7777).toString(8).padStart(4, "0");
-  try {
-    accessSync(lockDir, constants.W_OK | constants.X_OK);
-  } catch (error) {
-    const isReadOnly = (error as NodeJS.ErrnoException).code === "EROFS";
+  const problem = whyNotWritable(lockDir);
+  // That it is full is told by the room that is left.
+  if (problem !== undefined && problem.code !== "ENOSPC") {
+    const isReadOnly = problem.code === "EROFS";
     const state = isReadOnly ? "its filesystem is read-only" : "it is not writable for this user";
     const hint = isReadOnly ? `mount -o remount,rw ${lockDir}` : `chmod 1777 ${lockDir}`;
     return found(id, "fail", `Lock folder ${lockDir} (mode ${mode}): ${state}`, hint);

@@ -7,6 +7,7 @@
 import { accessSync, constants, existsSync, lstatSync, readFileSync, statfsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type Finding, found, type Scene } from "./finding.ts";
+import { whyNotWritable } from "./tools.ts";
 
 const ID = "token-counter";
 
@@ -25,8 +26,14 @@ export function checkTokenCounter({ paths: { stateDir } }: Scene): Finding[] {
     const what = `State folder ${stateDir} is writable for everybody: tokens prove nothing`;
     return [found(ID, "fail", what, `chmod 0700 ${stateDir}`)];
   }
-  const places = [stateDir, join(stateDir, "token"), join(stateDir, "token-reserved")];
-  const blocked = places.filter(existsSync).find((path) => !isWritable(path));
+  const problem = whyNotWritable(stateDir);
+  if (problem?.code === "EROFS") {
+    const what = `Token counter: the filesystem of ${stateDir} is read-only`;
+    return [found(ID, "fail", what, "remount it rw, or name another --state-dir")];
+  }
+  const files = [join(stateDir, "token"), join(stateDir, "token-reserved")];
+  const isBlocked = problem !== undefined && problem.code !== "ENOSPC";
+  const blocked = isBlocked ? stateDir : files.filter(existsSync).find((path) => !isWritable(path));
   if (blocked !== undefined) {
     const what = `Token counter: ${blocked} is not writable for this user`;
     return [found(ID, "fail", what, `chown or chmod ${blocked}, or name another --state-dir`)];

@@ -5,7 +5,7 @@
  */
 
 import { execFile } from "node:child_process";
-import { accessSync, constants, statSync } from "node:fs";
+import { accessSync, constants, mkdtempSync, rmdirSync, statSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import process from "node:process";
 
@@ -64,6 +64,21 @@ export function runTool(program: string, args: string[], argv0?: string): Promis
  */
 export function lastWords(end: ToolEnd): string {
   return end.stderr.trim().split("\n").at(-1)!;
+}
+
+/**
+ * Why nothing can be made in a folder, or `undefined` where it can: a folder is made and removed,
+ * because access(2) is not what every runtime asks, and permissions are not all that can be wrong.
+ *
+ * @param folder The folder.
+ */
+export function whyNotWritable(folder: string): NodeJS.ErrnoException | undefined {
+  try {
+    rmdirSync(mkdtempSync(join(folder, "sshlock-doctor-")));
+    return undefined;
+  } catch (error) {
+    return error as NodeJS.ErrnoException;
+  }
 }
 
 function isExecutable(path: string): boolean {

@@ -1,14 +1,11 @@
-import assert from "node:assert/strict";
 import {
   chmodSync,
   chownSync,
   copyFileSync,
   linkSync,
   mkdirSync,
-  renameSync,
   rmSync,
   symlinkSync,
-  unlinkSync,
   writeFileSync,
 } from "node:fs";
 import { createServer } from "node:net";
@@ -20,11 +17,9 @@ import {
   makeAgentDirs,
   startAgent,
 } from "../support/agent_process.ts";
-import { flock } from "../support/flock.ts";
-import { whyNoMounts, withMounts } from "../support/mounts.ts";
-import { killAndConfirm } from "../support/processes.ts";
+import { whyNoMounts, withMounts, withShell } from "../support/wrapped_agent.ts";
 import { requires } from "../support/requires.ts";
-import { lockPath, shellLock } from "../support/shell_lock.ts";
+import { lockPath } from "../support/shell_lock.ts";
 import { assertFound, examine } from "./doctor_findings.ts";
 
 interface Break {
@@ -142,6 +137,24 @@ test("doctor finds a full and a read-only lock folder", { skip: whyNoMounts() },
   assertFound(readOnly, "lock-folder", "fail", /its filesystem is read-only$/);
 });
 
+test("doctor finds a full and a read-only state folder", { skip: whyNoMounts() }, async () => {
+  await using made = await makeAgentDirs();
+  const { dirs } = made;
+  const full = 'mount -t tmpfs -o nr_inodes=1,mode=0700 tmpfs "$STATE"';
+  const report = await withMounts(full, dirs, () => examine(dirs));
+  assertFound(report, "token-counter", "fail", /the filesystem of .* is full$/);
+  const readOnly = 'mount -t tmpfs -o ro,mode=0700 tmpfs "$STATE"';
+  const other = await withMounts(readOnly, dirs, () => examine(dirs));
+  assertFound(other, "token-counter", "fail", /the filesystem of .* is read-only$/);
+});
+
+test("doctor finds a limit of open files that leaves no descriptor 999", async () => {
+  await using made = await makeAgentDirs();
+  const report = await withShell("ulimit -n 900", () => examine(made.dirs));
+  assertFound(report, "open-files", "fail", /^Limit of open files is 900: holders need/);
+  assertFound(report, "probe-lock", "fail", /limit of open files is below 1000$/);
+});
+
 test("doctor finds a holder that was changed or cannot be started", async () => {
   await using made = await makeAgentDirs();
   const holder = join(made.dirs.runtimeDir, "holder");
@@ -173,49 +186,3 @@ test("doctor finds a socket that every user can open, and one that does not answ
     deaf.close();
   }
 });
-
-test("doctor finds a lock of the shell protocol that has outlived its session", async () => {
-  await using agent = await startAgent();
-  const outcome = await shellLock(agent.dirs.lockDir, "x");
-  assert.ok(outcome.kind === "locked");
-  const { lock } = outcome;
-  try {
-    const during = await examine(agent.dirs);
-    assertFound(during, "holder", "ok", /^1 lock is held: somebody answers for each$/);
-    await lock.endShell();
-    const after = await examine(agent.dirs);
-    const says = new RegExp(`^Lock "x" has leaked: its holder \\(pid ${lock.holderPid}\\)`);
-    assertFound(after, "leaked-holder", "warn", says);
-  } finally {
-    await killAndConfirm(lock.holderPid);
-  }
-});
-
-test("doctor names a holder that no record explains", async () => {
-  await using made = await makeAgentDirs();
-  const outcome = await flock(lockPath(made.dirs.lockDir, "x"));
-  assert.ok(outcome.kind === "held");
-  const says = new RegExp(`^Lock "x" is held by pid ${outcome.holder.pid} \\(flock .*no record`);
-  assertFound(await examine(made.dirs), "holder", "warn", says);
-  await outcome.holder.end();
-});
-
-for (const how of ["removed", "replaced"] as const) {
-  test(`doctor finds a holder whose lock file was ${how}`, async () => {
-    await using made = await makeAgentDirs();
-    const outcome = await shellLock(made.dirs.lockDir, "x");
-    assert.ok(outcome.kind === "locked");
-    const path = lockPath(made.dirs.lockDir, "x");
-    if (how === "removed") unlinkSync(path);
-    else {
-      writeFileSync(`${path}.new`, "");
-      renameSync(`${path}.new`, path);
-    }
-    const says = new RegExp(`was ${how} under its holder \\(pid ${outcome.lock.holderPid}, `);
-    try {
-      assertFound(await examine(made.dirs), "lost-lock-file", "fail", says);
-    } finally {
-      await outcome.lock.end();
-    }
-  });
-}

@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { runCommand } from "../support/agent_command.ts";
 import { type AgentProcess, makeAgentDirs, startAgent } from "../support/agent_process.ts";
-import { startAgentWithMounts, whyNoMounts } from "../support/mounts.ts";
+import { startAgentWithMounts, whyNoMounts } from "../support/wrapped_agent.ts";
 import { processesWithLockIn } from "../support/processes.ts";
 import { requires } from "../support/requires.ts";
 import type { RpcError } from "../support/rpc_client.ts";

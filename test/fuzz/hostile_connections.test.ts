@@ -14,7 +14,7 @@ import { startBystander } from "./bystander.ts";
 const COUNT = agentCommand()[0]!.endsWith("sshlock-agent") ? 100_000 : 20_000;
 
 // So many before the first measurement: the runtimes compile, and grow their heaps to a working size.
-const WARM_UP = COUNT / 5;
+const WARM_UP = Math.max(10_000, COUNT / 5);
 
 const PARALLEL = 32;
 

@@ -1,6 +1,11 @@
 import { spawnSync } from "node:child_process";
 import { agentCommand, type AgentDirs, type AgentOptions, startAgent } from "./agent_process.ts";
 
+/** Runs what starts agents while a shell does something first in the process of each. */
+export function withShell<T>(script: string, start: () => Promise<T>): Promise<T> {
+  return withWrapper(["sh", "-c", `set -e; ${script}; exec "$@"`, "sh"], start);
+}
+
 /**
  * Runs what starts agents while their command sets up mounts of its own first.
  *
@@ -8,16 +13,18 @@ import { agentCommand, type AgentDirs, type AgentOptions, startAgent } from "./a
  *
  * @param script Shell commands; `$LOCKS` and `$STATE` are the folders.
  */
-export async function withMounts<T>(
+export function withMounts<T>(
   script: string,
   dirs: AgentDirs,
   start: () => Promise<T>,
 ): Promise<T> {
+  const shell = `set -e; LOCKS='${dirs.lockDir}' STATE='${dirs.stateDir}'; ${script}; exec "$@"`;
+  return withWrapper(["unshare", "--mount", "sh", "-c", shell, "sh"], start);
+}
+
+async function withWrapper<T>(wrapper: string[], start: () => Promise<T>): Promise<T> {
   const before = process.env.SSHLOCK_TEST_AGENT;
-  const places = `LOCKS='${dirs.lockDir}' STATE='${dirs.stateDir}'`;
-  const shell = `set -e; ${places}; ${script}; exec "$@"`;
-  const command = ["unshare", "--mount", "sh", "-c", shell, "sh", ...agentCommand()];
-  process.env.SSHLOCK_TEST_AGENT = JSON.stringify(command);
+  process.env.SSHLOCK_TEST_AGENT = JSON.stringify([...wrapper, ...agentCommand()]);
   try {
     return await start();
   } finally {
