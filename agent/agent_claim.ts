@@ -80,6 +80,7 @@ class AgentLock implements HeldLock {
   readonly #facts: AgentLockFacts;
   #client: AgentClient;
   #isReleased = false;
+  #resuming: Promise<void> | undefined;
   #loss: LostParams | undefined;
   #onLost: ((loss: LostParams) => void) | undefined;
 
@@ -106,6 +107,7 @@ class AgentLock implements HeldLock {
   async release(): Promise<void> {
     this.#isReleased = true;
     this.#onLost = undefined;
+    await this.#resuming;
     // Without an answer the end of this process does the same.
     await this.#client.request("release", { name: this.#facts.name }).catch(() => {});
     this.#client.close();
@@ -116,7 +118,9 @@ class AgentLock implements HeldLock {
     client.onNotification = (method, params) => {
       if (method === "lost") this.#lose(params as LostParams);
     };
-    client.onClose = () => void this.#resume();
+    client.onClose = () => {
+      this.#resuming = this.#resume();
+    };
   }
 
   async #resume(): Promise<void> {

@@ -26,6 +26,7 @@ export class AgentClient {
     { resolve: (result: unknown) => void; reject: (error: Error) => void }
   >();
   #nextId = 1;
+  #closedBy: Error | undefined;
   /** Called with each notification. */
   onNotification: ((method: string, params: unknown) => void) | undefined;
   /** Called once when the connection has ended. */
@@ -51,6 +52,7 @@ export class AgentClient {
   request<Result>(method: string, params: object = {}): Promise<Result> {
     const id = this.#nextId++;
     return new Promise<Result>((resolve, reject) => {
+      if (this.#closedBy !== undefined) return reject(this.#closedBy);
       this.#pending.set(id, { resolve: resolve as (result: unknown) => void, reject });
       this.#socket.write(encodeMessage({ jsonrpc: "2.0", id, method, params }));
     });
@@ -82,6 +84,7 @@ export class AgentClient {
 
   #close(error?: Error): void {
     const cause = error ?? new WireError("cancelled", "The agent has closed the connection");
+    this.#closedBy ??= cause;
     for (const { reject } of this.#pending.values()) reject(cause);
     this.#pending.clear();
     this.onClose?.(error);

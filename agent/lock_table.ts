@@ -285,6 +285,15 @@ export class LockTable {
   }
 
   /**
+   * Takes back every claim that waits, because the agent ends; what is held stays held.
+   *
+   * @param detail Why, for the sessions.
+   */
+  cancelAll(detail: string): void {
+    for (const claimant of [...this.#byClaimant.keys()]) this.cancelClaims(claimant, detail);
+  }
+
+  /**
    * Begins the end of a session: it is told, its claims are taken back, and locks that nobody looks
    * after are freed. The others stay taken until {@linkcode finishEnd}.
    *

@@ -197,8 +197,9 @@ class Agent implements AgentServer {
   stop(reason: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    const { pool, tokens } = this.#parts;
+    const { pool, tokens, table } = this.#parts;
     clearTimeout(this.#idleTimer);
+    table.cancelAll(reason);
     // Holders and records stay: the next agent takes them over, and the sessions resume with it.
     pool.close();
     this.#watch.set(false);

@@ -5,13 +5,7 @@ import { runCommand, startCommand } from "../support/agent_command.ts";
 import { makeAgentDirs, startAgent } from "../support/agent_process.ts";
 import { until, within } from "../support/events.ts";
 import { flock } from "../support/flock.ts";
-import {
-  descendants,
-  isAlive,
-  processesWithLockIn,
-  readStat,
-  signalPid,
-} from "../support/processes.ts";
+import { descendants, isAlive, processesWithLockIn, signalPid } from "../support/processes.ts";
 import { connectRpc } from "../support/rpc_client.ts";
 import { lockPath } from "../support/shell_lock.ts";
 
@@ -118,7 +112,7 @@ for (
       // It names a process that is no holder: this test.
       record.ownerships[0].holder = {
         pid: process.pid,
-        startTime: readStat(process.pid)!.startTime,
+        startTime: startTimeOf(process.pid),
       };
       writeFileSync(path, JSON.stringify(record));
     }],
@@ -175,4 +169,9 @@ interface Hello {
   owner: string;
   session: { secret: string; resumed: boolean };
   locks: unknown[];
+}
+
+function startTimeOf(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]);
 }
