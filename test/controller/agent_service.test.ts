@@ -43,7 +43,9 @@ function fakeAgent() {
   const claim = (signal?: AbortSignal) =>
     service.claim({ name: "deploy" }, { signal, onLoss: (loss) => losses.push(loss) });
   const say = (...messages: unknown[]) =>
-    input.write(messages.map((m) => JSON.stringify({ jsonrpc: "2.0", ...m as object }) + "\n").join(""));
+    input.write(
+      messages.map((m) => JSON.stringify({ jsonrpc: "2.0", ...m as object }) + "\n").join(""),
+    );
   return { service, claim, say, writes, losses, end, isClosed: () => isClosed };
 }
 
@@ -97,7 +99,10 @@ test("a link that ends before any answer is a missing agent, after it a lost one
   second.say({ id: 1, result: HELLO });
   await second.service.proven;
   second.end({ detail: "closed", isMissing: true });
-  await assert.rejects(waiting, (error) => error instanceof AgentError && error.code === "link-closed");
+  await assert.rejects(
+    waiting,
+    (error) => error instanceof AgentError && error.code === "link-closed",
+  );
 });
 
 test("a refused hello is the error, not what followed from it", async () => {
@@ -109,11 +114,18 @@ test("a refused hello is the error, not what followed from it", async () => {
 });
 
 test("heartbeat, give-up and silence times in another order are refused", async () => {
-  for (const times of [{ heartbeatMs: 0 }, { giveUpMs: 3_000 }, { giveUpMs: 15_000 }, { silenceMs: 9_000 }]) {
+  for (
+    const times of [{ heartbeatMs: 0 }, { giveUpMs: 3_000 }, { giveUpMs: 15_000 }, {
+      silenceMs: 9_000,
+    }]
+  ) {
     const { claim, say, isClosed } = fakeAgent();
     const claiming = claim();
     say({ id: 1, result: { ...HELLO, ...times } }, { id: 2, result: GRANT });
-    await assert.rejects(claiming, (error) => error instanceof ProtocolError && error.code === "bad-times");
+    await assert.rejects(
+      claiming,
+      (error) => error instanceof ProtocolError && error.code === "bad-times",
+    );
     assert.ok(isClosed());
   }
   const forever = fakeAgent();
@@ -134,7 +146,10 @@ test("what is not the protocol ends the link with an error that says so", async 
   other.end({ detail: "x", isMissing: false });
   await assert.rejects(theirs, AgentError);
   say({ id: null, error: new WireError("line-too-long", "too long").toWire() });
-  await assert.rejects(claiming, (error) => error instanceof AgentError && error.code === "line-too-long");
+  await assert.rejects(
+    claiming,
+    (error) => error instanceof AgentError && error.code === "line-too-long",
+  );
   assert.ok(isClosed());
 });
 
@@ -161,7 +176,10 @@ test("a second claim of the same lock in a session is refused without asking", a
 test("a silent agent costs the lock, with that reason, and ends what waits", async () => {
   const { claim, say, losses, service, isClosed } = fakeAgent();
   const granted = claim();
-  say({ id: 1, result: { ...HELLO, heartbeatMs: 10, giveUpMs: 40, silenceMs: 60 } }, { id: 2, result: GRANT });
+  say({ id: 1, result: { ...HELLO, heartbeatMs: 10, giveUpMs: 40, silenceMs: 60 } }, {
+    id: 2,
+    result: GRANT,
+  });
   const grant = await granted;
   // The clock does not keep a process alive by itself; the connection would.
   const alive = setInterval(() => {}, 1_000);
@@ -172,11 +190,13 @@ test("a silent agent costs the lock, with that reason, and ends what waits", asy
   assert.deepEqual(losses, []);
   const other = fakeAgent();
   const theirs = other.claim();
-  other.say({ id: 1, result: { ...HELLO, heartbeatMs: 10, giveUpMs: 40, silenceMs: 60 } }, { id: 2, result: GRANT });
+  other.say({ id: 1, result: { ...HELLO, heartbeatMs: 10, giveUpMs: 40, silenceMs: 60 } }, {
+    id: 2,
+    result: GRANT,
+  });
   await theirs;
   const keep = setInterval(() => {}, 1_000);
   await other.service.closed;
   clearInterval(keep);
   assert.deepEqual(other.losses.map(({ reason }) => reason), ["silence"]);
 });
-

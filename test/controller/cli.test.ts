@@ -10,7 +10,10 @@ const cut = (line: string) => cutAtCommand(line.split(" "), VALUES, 2);
 
 test("options of sshlock run end at the command", () => {
   assert.deepEqual(cut("db1 deploy -- ls -l"), { own: ["db1", "deploy"], command: ["ls", "-l"] });
-  assert.deepEqual(cut("db1 deploy ls -l -i x"), { own: ["db1", "deploy"], command: ["ls", "-l", "-i", "x"] });
+  assert.deepEqual(cut("db1 deploy ls -l -i x"), {
+    own: ["db1", "deploy"],
+    command: ["ls", "-l", "-i", "x"],
+  });
   assert.deepEqual(cut("-i key -n db1 --wait 3s deploy -w 2s -- -x"), {
     own: ["-i", "key", "-n", "db1", "--wait", "3s", "deploy", "-w", "2s"],
     command: ["-x"],
@@ -42,7 +45,9 @@ test("a destination is [user@]host[:port], with brackets around IPv6", () => {
   assert.deepEqual(read("root@[2001:db8::1]:22"), ["root", "2001:db8::1", 22]);
   assert.deepEqual(read("[::1]"), [undefined, "::1", undefined]);
   assert.deepEqual(read("2001:db8::1"), [undefined, "2001:db8::1", undefined]);
-  for (const text of ["", "@db1", "db1:", "db1:0", "db1:65536", "db1:x", "-oProxyCommand=x", "root@-x"]) {
+  for (
+    const text of ["", "@db1", "db1:", "db1:0", "db1:65536", "db1:x", "-oProxyCommand=x", "root@-x"]
+  ) {
     assert.throws(() => parseDestination(text), { name: "UsageError" });
   }
 });

@@ -34,7 +34,14 @@ test("each message says action, target and state", () => {
     new AgentMissingError("db1", attempts).message,
     "Cannot reach an agent on db1: bridge: not installed",
   );
-  const facts = { host: "db1", command: "false", stdout: "", stderr: "a\nb\n", exitCode: 1, signal: null };
+  const facts = {
+    host: "db1",
+    command: "false",
+    stdout: "",
+    stderr: "a\nb\n",
+    exitCode: 1,
+    signal: null,
+  };
   assert.equal(
     new CommandFailedError(facts).message,
     `Cannot complete "false" on db1: exit code 1 (b)`,
@@ -63,7 +70,9 @@ test("a failure to connect is told in our words, with its kind", () => {
 test("a target that cannot work is refused before anything is opened", () => {
   const good = { host: "db1", username: "root" };
   checkTarget(good);
-  for (const bad of [{ host: "" }, { username: "" }, { port: 0 }, { port: 65_536 }, { port: 1.5 }]) {
+  for (
+    const bad of [{ host: "" }, { username: "" }, { port: 0 }, { port: 65_536 }, { port: 1.5 }]
+  ) {
     assert.throws(() => checkTarget({ ...good, ...bad }), TypeError);
   }
   assert.equal(describeTarget({ host: "::1", username: "root", port: 2222 }), "root@[::1]:2222");

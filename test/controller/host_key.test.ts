@@ -53,7 +53,11 @@ test("a key that nobody vouches for is refused, and named", async () => {
 test("hostFingerprint lets in these keys and no others, whatever else would", async () => {
   const others = { acceptNewHostKeys: true, hostVerifier: () => true };
   await checkHostKey({ hostFingerprint: first.fingerprint }, first, TARGET);
-  await checkHostKey({ hostFingerprint: [second.fingerprint, `${first.fingerprint}=`] }, first, TARGET);
+  await checkHostKey(
+    { hostFingerprint: [second.fingerprint, `${first.fingerprint}=`] },
+    first,
+    TARGET,
+  );
   for (const hostFingerprint of [second.fingerprint, [], "SHA256:"]) {
     const check = checkHostKey({ hostFingerprint, ...others }, first, TARGET);
     await assert.rejects(check, { problem: "changed" });
@@ -61,7 +65,11 @@ test("hostFingerprint lets in these keys and no others, whatever else would", as
 });
 
 test("hostVerifier has the last word: only true lets a key in", async () => {
-  await checkHostKey({ hostVerifier: (key) => key.fingerprint === first.fingerprint }, first, TARGET);
+  await checkHostKey(
+    { hostVerifier: (key) => key.fingerprint === first.fingerprint },
+    first,
+    TARGET,
+  );
   await checkHostKey({ hostVerifier: () => Promise.resolve(true) }, first, TARGET);
   for (const answer of [false, undefined, 1, "yes"]) {
     const hostVerifier = () => answer as boolean;

@@ -57,7 +57,10 @@ test("commandOf() takes each word literally", () => {
 });
 
 test("plain words are left readable", () => {
-  assert.equal(sh`cp ${"/etc/hosts"} ${"user@db1:a-b_c.d+e%f,g"}`.shown, "cp /etc/hosts user@db1:a-b_c.d+e%f,g");
+  assert.equal(
+    sh`cp ${"/etc/hosts"} ${"user@db1:a-b_c.d+e%f,g"}`.shown,
+    "cp /etc/hosts user@db1:a-b_c.d+e%f,g",
+  );
   assert.equal(quote("=ls"), "'=ls'");
   assert.equal(quote(""), "''");
 });
@@ -65,7 +68,13 @@ test("plain words are left readable", () => {
 test("a secret reaches the command and nothing that shows it", () => {
   const command = sh`mysql -p${secret("hunter2")} ${[secret("pw"), "db"]}`;
   assert.match(command.reveal(), /hunter2.*pw db/);
-  const shown = [command.shown, `${command}`, JSON.stringify(command), inspect(command), inspect(secret("hunter2"))];
+  const shown = [
+    command.shown,
+    `${command}`,
+    JSON.stringify(command),
+    inspect(command),
+    inspect(secret("hunter2")),
+  ];
   for (const text of shown) assert.doesNotMatch(text, /hunter2/);
   assert.equal(command.shown, "mysql -p'***' '***' db");
 });

@@ -12,7 +12,10 @@ const skip = whyNoSshd();
 test("a cache opens one session for a host and user, however many ask", { skip }, async () => {
   await using host = await startHost({ agent: false });
   await using cache = new SessionCache();
-  const [first, second] = await Promise.all([cache.get(host.target), cache.get({ ...host.target })]);
+  const [first, second] = await Promise.all([
+    cache.get(host.target),
+    cache.get({ ...host.target }),
+  ]);
   assert.equal(first, second);
   assert.equal(await cache.get(host.target), first);
   assert.equal(cache.size, 1);

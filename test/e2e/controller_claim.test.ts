@@ -23,24 +23,33 @@ before(async () => {
 after(() => host?.[Symbol.asyncDispose]());
 
 for (const transport of ["streamlocal", "bridge"] as const) {
-  test(`a claim by ${transport} is proven by a holder that has descriptor 999`, { skip }, async () => {
-    await using session = await host.connect({ owner: "me/1", transport });
-    let pid: number;
-    {
-      await using lock = await session.claim("deploy", { purpose: "repair db1" });
-      pid = lock.holderPid;
-      assert.deepEqual(readArgv(pid), ["session-lock-deploy", "infinity"]);
-      const file = join(host.lockDir, "session-lock-deploy");
-      assert.equal(statSync(`/proc/${pid}/fd/999`).ino, statSync(file).ino);
-      assert.equal((await shellLock(host.lockDir, "deploy")).kind, "contended");
-      assert.deepEqual([lock.way, lock.reduced, lock.held, lock.shared], [transport, [], true, false]);
-      assert.deepEqual([session.way, session.reduced], [transport, []]);
-    }
-    await until(() => !isAlive(pid), { what: "the end of the holder" });
-    const free = await flock(join(host.lockDir, "session-lock-deploy"));
-    assert.equal(free.kind, "held");
-    if (free.kind === "held") await free.holder.end();
-  });
+  test(
+    `a claim by ${transport} is proven by a holder that has descriptor 999`,
+    { skip },
+    async () => {
+      await using session = await host.connect({ owner: "me/1", transport });
+      let pid: number;
+      {
+        await using lock = await session.claim("deploy", { purpose: "repair db1" });
+        pid = lock.holderPid;
+        assert.deepEqual(readArgv(pid), ["session-lock-deploy", "infinity"]);
+        const file = join(host.lockDir, "session-lock-deploy");
+        assert.equal(statSync(`/proc/${pid}/fd/999`).ino, statSync(file).ino);
+        assert.equal((await shellLock(host.lockDir, "deploy")).kind, "contended");
+        assert.deepEqual([lock.way, lock.reduced, lock.held, lock.shared], [
+          transport,
+          [],
+          true,
+          false,
+        ]);
+        assert.deepEqual([session.way, session.reduced], [transport, []]);
+      }
+      await until(() => !isAlive(pid), { what: "the end of the holder" });
+      const free = await flock(join(host.lockDir, "session-lock-deploy"));
+      assert.equal(free.kind, "held");
+      if (free.kind === "held") await free.holder.end();
+    },
+  );
 
   test(`tokens rise from claim to claim by ${transport}`, { skip }, async () => {
     await using session = await host.connect({ transport });
@@ -63,7 +72,10 @@ for (const transport of ["streamlocal", "bridge"] as const) {
         [holder.kind, holder.owner, holder.purpose, holder.holderPid, holder.token],
         ["own", "me/1", "repair db1", lock.holderPid, lock.token],
       );
-      assert.match(error.message, /^Cannot claim "deploy" on 127\.0\.0\.1: held by me\/1 \(.*uid \d+/);
+      assert.match(
+        error.message,
+        /^Cannot claim "deploy" on 127\.0\.0\.1: held by me\/1 \(.*uid \d+/,
+      );
       return error.lockName === "deploy" && error.queueLength === 0 && error.waitedMs === 0;
     });
     // The session is as usable as before.
@@ -72,7 +84,9 @@ for (const transport of ["streamlocal", "bridge"] as const) {
   });
 }
 
-test("the shell protocol refuses us while it has the lock, and is refused while we have it", { skip }, async () => {
+test("the shell protocol refuses us while it has the lock, and is refused while we have it", {
+  skip,
+}, async () => {
   await using session = await host.connect();
   const outcome = await shellLock(host.lockDir, "both");
   assert.ok(outcome.kind === "locked");
@@ -92,23 +106,27 @@ test("the shell protocol refuses us while it has the lock, and is refused while 
   await again.lock.end();
 });
 
-test("a waiting claim is told its place and gets the lock when it is let go", { skip }, async () => {
-  await using first = await host.connect({ owner: "me/1" });
-  await using second = await host.connect({ owner: "you/2" });
-  const lock = await first.claim("queue");
-  const queued = new EventLog<{ position: number; owner: string }>();
-  const waiting = second.claim("queue", {
-    waitMs: 10_000,
-    onQueued: ({ position, holder }) =>
-      queued.push({ position, owner: (holder as OwnHolder).owner }),
-  });
-  assert.deepEqual(await queued.waitFor(() => true), { position: 1, owner: "me/1" });
-  await lock.release();
-  await using next = await within(waiting);
-  assert.ok((next.token as number) > (lock.token as number));
-  assert.equal(lock.held, false);
-  assert.equal(lock.signal.aborted, false);
-});
+test(
+  "a waiting claim is told its place and gets the lock when it is let go",
+  { skip },
+  async () => {
+    await using first = await host.connect({ owner: "me/1" });
+    await using second = await host.connect({ owner: "you/2" });
+    const lock = await first.claim("queue");
+    const queued = new EventLog<{ position: number; owner: string }>();
+    const waiting = second.claim("queue", {
+      waitMs: 10_000,
+      onQueued: ({ position, holder }) =>
+        queued.push({ position, owner: (holder as OwnHolder).owner }),
+    });
+    assert.deepEqual(await queued.waitFor(() => true), { position: 1, owner: "me/1" });
+    await lock.release();
+    await using next = await within(waiting);
+    assert.ok((next.token as number) > (lock.token as number));
+    assert.equal(lock.held, false);
+    assert.equal(lock.signal.aborted, false);
+  },
+);
 
 test("a claim that waited too long says for how long", { skip }, async () => {
   await using first = await host.connect({ owner: "me/1" });
@@ -142,11 +160,17 @@ test("observe and warn go on without the lock, and tell it by one event", { skip
   await using lock = await first.claim("seen");
   for (const [onContention, level] of [["observe", "info"], ["warn", "warn"]] as const) {
     const events: LogEvent[] = [];
-    await using session = await host.connect({ owner: "you/2", log: (event) => events.push(event) });
+    await using session = await host.connect({
+      owner: "you/2",
+      log: (event) => events.push(event),
+    });
     await using result = await session.claim("seen", { onContention });
     assert.equal(result.kind, "unlocked");
     assert.deepEqual([result.held, result.token, result.signal.aborted], [false, undefined, false]);
-    assert.equal((result.kind === "unlocked" && result.holder as OwnHolder || undefined)?.owner, "me/1");
+    assert.equal(
+      (result.kind === "unlocked" && result.holder as OwnHolder || undefined)?.owner,
+      "me/1",
+    );
     assert.equal((await session.exec("echo usable")).stdout, "usable\n");
     const contention = events.filter(({ event }) => event === "contention") as ContentionEvent[];
     assert.equal(contention.length, 1);
@@ -174,19 +198,23 @@ test("shared claims share, and keep exclusive ones out", { skip }, async () => {
   await assert.rejects(third.claim("read"), LockContendedError);
 });
 
-test("what the agent refuses is an error with its code, not a reason to go around it", { skip }, async () => {
-  await using session = await host.connect();
-  for (const name of ["../x", "", ".x", "a".repeat(101), "a b"]) {
-    await assert.rejects(session.claim(name), (error: AgentError) => {
-      return error instanceof AgentError && error.code === "bad-name";
-    });
-  }
-  await assert.rejects(session.claim("x", { waitMs: -1 }), { code: "bad-params" });
-  await using lock = await session.claim("twice");
-  await assert.rejects(session.claim("twice"), { code: "already-claimed" });
-  assert.ok(lock.held);
-  assert.equal(session.way, "streamlocal");
-});
+test(
+  "what the agent refuses is an error with its code, not a reason to go around it",
+  { skip },
+  async () => {
+    await using session = await host.connect();
+    for (const name of ["../x", "", ".x", "a".repeat(101), "a b"]) {
+      await assert.rejects(session.claim(name), (error: AgentError) => {
+        return error instanceof AgentError && error.code === "bad-name";
+      });
+    }
+    await assert.rejects(session.claim("x", { waitMs: -1 }), { code: "bad-params" });
+    await using lock = await session.claim("twice");
+    await assert.rejects(session.claim("twice"), { code: "already-claimed" });
+    assert.ok(lock.held);
+    assert.equal(session.way, "streamlocal");
+  },
+);
 
 test("a release is told once, frees the lock, and may be repeated", { skip }, async () => {
   const events: LogEvent[] = [];
@@ -236,22 +264,33 @@ test("status() shows holders and waiters", { skip }, async () => {
   await queued.waitFor((position) => position === 1);
   const { locks } = await first.status("shown");
   assert.equal((locks[0]?.holders[0] as OwnHolder).token, lock.token);
-  assert.deepEqual(locks[0]?.waiters.map(({ owner, purpose }) => [owner, purpose]), [["you/2", "me next"]]);
+  assert.deepEqual(locks[0]?.waiters.map(({ owner, purpose }) => [owner, purpose]), [[
+    "you/2",
+    "me next",
+  ]]);
   controller.abort(new Error("enough"));
   await assert.rejects(waiting, { message: "enough" });
-  assert.deepEqual((await first.status("free")).locks, [{ name: "free", holders: [], waiters: [] }]);
+  assert.deepEqual((await first.status("free")).locks, [{
+    name: "free",
+    holders: [],
+    waiters: [],
+  }]);
   await assert.rejects(first.status("../x"), { name: "AgentError", code: "bad-name" });
 });
 
-test("a claim whose lock file cannot be had says so, with exit code 92 in its event", { skip }, async () => {
-  const path = join(host.lockDir, "session-lock-folder");
-  const { mkdirSync, rmdirSync } = await import("node:fs");
-  mkdirSync(path);
-  const events: LogEvent[] = [];
-  await using session = await host.connect({ log: (event) => events.push(event) });
-  await assert.rejects(session.claim("folder"), { name: "AgentError", code: "lock-file" });
-  const event = events.find(({ event }) => event === "contention") as ContentionEvent;
-  assert.equal(event.contended_session_lock.exit_code, 92);
-  rmdirSync(path);
-  assert.ok(!existsSync(path));
-});
+test(
+  "a claim whose lock file cannot be had says so, with exit code 92 in its event",
+  { skip },
+  async () => {
+    const path = join(host.lockDir, "session-lock-folder");
+    const { mkdirSync, rmdirSync } = await import("node:fs");
+    mkdirSync(path);
+    const events: LogEvent[] = [];
+    await using session = await host.connect({ log: (event) => events.push(event) });
+    await assert.rejects(session.claim("folder"), { name: "AgentError", code: "lock-file" });
+    const event = events.find(({ event }) => event === "contention") as ContentionEvent;
+    assert.equal(event.contended_session_lock.exit_code, 92);
+    rmdirSync(path);
+    assert.ok(!existsSync(path));
+  },
+);

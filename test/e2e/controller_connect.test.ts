@@ -28,19 +28,25 @@ function keylessTarget({ target }: Host) {
   return rest;
 }
 
-test("connect() rejects before authentication when nothing vouches for the host key", { skip }, async () => {
-  await using host = await startBareHost();
-  await assert.rejects(connect(keylessTarget(host)), (error: HostKeyError) => {
-    assert.ok(error instanceof HostKeyError);
-    assert.equal(error.problem, "not-vouched-for");
-    assert.equal(error.fingerprint, host.sshd.hostFingerprint);
-    assert.ok(error.message.includes(host.sshd.hostFingerprint));
-    return true;
-  });
-  // The server's own record of the connection's end: no user was ever named.
-  await host.sshd.log.waitFor((line) => /Connection (closed|reset) by|Received disconnect/.test(line));
-  assert.ok(!host.sshd.log.all.some((line) => /publickey|user root|user=/.test(line)));
-});
+test(
+  "connect() rejects before authentication when nothing vouches for the host key",
+  { skip },
+  async () => {
+    await using host = await startBareHost();
+    await assert.rejects(connect(keylessTarget(host)), (error: HostKeyError) => {
+      assert.ok(error instanceof HostKeyError);
+      assert.equal(error.problem, "not-vouched-for");
+      assert.equal(error.fingerprint, host.sshd.hostFingerprint);
+      assert.ok(error.message.includes(host.sshd.hostFingerprint));
+      return true;
+    });
+    // The server's own record of the connection's end: no user was ever named.
+    await host.sshd.log.waitFor((line) =>
+      /Connection (closed|reset) by|Received disconnect/.test(line)
+    );
+    assert.ok(!host.sshd.log.all.some((line) => /publickey|user root|user=/.test(line)));
+  },
+);
 
 test("hostVerifier is shown the key, may take its time, and decides", { skip }, async () => {
   await using host = await startBareHost();
@@ -159,22 +165,26 @@ test("a host that hangs up, or does not speak SSH, is an error that says so", as
   await web.close();
 });
 
-test("available() is true while the host answers, and false when it does not or is gone", { skip }, async () => {
-  await using host = await startBareHost();
-  await using session = await host.connect();
-  assert.equal(await session.available(), true);
-  const [sshd] = host.sshd.sessions();
-  signalPid(sshd?.pid as number, "SIGSTOP");
-  assert.equal(await session.available({ timeoutMs: 50 }), false);
-  signalPid(sshd?.pid as number, "SIGCONT");
-  assert.equal(await session.available(), true);
-  signalPid(sshd?.pid as number, "SIGKILL");
-  await within(once(session.signal, "abort"));
-  assert.ok(session.signal.reason instanceof ConnectError);
-  assert.equal(await session.available(), false);
-  await assert.rejects(session.exec("true"), ConnectError);
-  assert.equal(session.isOpen, false);
-});
+test(
+  "available() is true while the host answers, and false when it does not or is gone",
+  { skip },
+  async () => {
+    await using host = await startBareHost();
+    await using session = await host.connect();
+    assert.equal(await session.available(), true);
+    const [sshd] = host.sshd.sessions();
+    signalPid(sshd?.pid as number, "SIGSTOP");
+    assert.equal(await session.available({ timeoutMs: 50 }), false);
+    signalPid(sshd?.pid as number, "SIGCONT");
+    assert.equal(await session.available(), true);
+    signalPid(sshd?.pid as number, "SIGKILL");
+    await within(once(session.signal, "abort"));
+    assert.ok(session.signal.reason instanceof ConnectError);
+    assert.equal(await session.available(), false);
+    await assert.rejects(session.exec("true"), ConnectError);
+    assert.equal(session.isOpen, false);
+  },
+);
 
 test("keepalives end a connection whose host no longer answers", { skip }, async () => {
   await using host = await startBareHost();

@@ -61,7 +61,13 @@ test("a failed command is an error with all that is known of it", { skip }, asyn
   await assert.rejects(session.exec("echo a; echo b >&2; exit 7"), (error: CommandFailedError) => {
     assert.ok(error instanceof CommandFailedError);
     const { stdout, stderr, exitCode, signal, host: name } = error;
-    assert.deepEqual([stdout, stderr, exitCode, signal, name], ["a\n", "b\n", 7, null, "127.0.0.1"]);
+    assert.deepEqual([stdout, stderr, exitCode, signal, name], [
+      "a\n",
+      "b\n",
+      7,
+      null,
+      "127.0.0.1",
+    ]);
     return /exit code 7 \(b\)$/.test(error.message);
   });
   await assert.rejects(session.exec("kill -s USR1 $$"), { exitCode: null, signal: "SIGUSR1" });
@@ -140,7 +146,9 @@ test("output can be taken as it comes, and reading waits for the taker", { skip 
 test("a character that is cut between two packets is not torn", { skip }, async () => {
   const pieces: string[] = [];
   const command = String.raw`printf '\303'; sleep 0.1; printf '\251'; printf '\342' >&2`;
-  const { stderr } = await session.exec(command, { onStdout: (chunk) => void pieces.push(String(chunk)) });
+  const { stderr } = await session.exec(command, {
+    onStdout: (chunk) => void pieces.push(String(chunk)),
+  });
   assert.equal(pieces.join(""), "é");
   assert.equal(stderr, "\ufffd");
 });
@@ -216,7 +224,9 @@ test("spawn() hands out the streams of a command", { skip }, async () => {
   assert.equal((await other.closed).exitCode, 0);
 });
 
-test("more commands at a time than the host allows: its MaxSessions is an error, not a hang", { skip }, async () => {
+test("more commands at a time than the host allows: its MaxSessions is an error, not a hang", {
+  skip,
+}, async () => {
   const runs = Array.from({ length: 30 }, () => session.exec("sleep 0.1", { check: false }));
   const results = await within(Promise.allSettled(runs), { deadlineMs: 30_000 });
   const refused = results.filter((result) => result.status === "rejected");
@@ -226,7 +236,9 @@ test("more commands at a time than the host allows: its MaxSessions is an error,
 
 test("each command is one event, and no event or error ever shows a secret", { skip }, async () => {
   host.events.length = 0;
-  const failing = session.exec(sh`echo ${secret("hunter2")} >/dev/null; exit 3`, { stdin: "s3cret-in" });
+  const failing = session.exec(sh`echo ${secret("hunter2")} >/dev/null; exit 3`, {
+    stdin: "s3cret-in",
+  });
   const error = await failing.catch((error) => error);
   await session.exec("cat >/dev/null", { stdin: "s3cret-in" });
   const events = host.events as CommandEvent[];

@@ -50,11 +50,19 @@ test("a replaced lock file is a loss, told by the agent", { skip }, async () => 
   writeFileSync(`${path}.new`, "");
   renameSync(`${path}.new`, path);
   const loss = await lossOf(lock);
-  assert.deepEqual([loss.reason, loss.lockName, loss.token], ["lock-file-replaced", "replaced", lock.token]);
+  assert.deepEqual([loss.reason, loss.lockName, loss.token], [
+    "lock-file-replaced",
+    "replaced",
+    lock.token,
+  ]);
   assert.match(loss.message, /^Lost "replaced" on 127\.0\.0\.1: /);
   assert.equal(session.signal.reason, loss);
   const event = host.events.findLast(({ event }) => event === "loss") as LossEvent;
-  assert.deepEqual([event.name, event.reason, event.level], ["replaced", "lock-file-replaced", "error"]);
+  assert.deepEqual([event.name, event.reason, event.level], [
+    "replaced",
+    "lock-file-replaced",
+    "error",
+  ]);
   // The session goes on, and so do its other locks.
   await using other = await session.claim("other");
   assert.equal((await session.exec("echo usable", { signal: other.signal })).stdout, "usable\n");
@@ -79,38 +87,46 @@ test("the end of the sshd session is a loss of all its locks", { skip }, async (
   await session.close();
 });
 
-test("a command under a lock ends with the lock", { skip: skip ?? requires("bash", "flock") }, async () => {
-  await using session = await host.connect({ transport: "shell" });
-  await using lock = await session.claim("protects");
-  let pid = 0;
-  const running = session.exec("echo $$; exec sleep 60", {
-    signal: lock.signal,
-    onStdout: (chunk) => {
-      pid = Number(chunk);
-      signalPid(lock.holderPid, "SIGKILL");
-    },
-  });
-  await assert.rejects(within(running), { name: "LockLostError", reason: "holder-failed" });
-  await until(() => !isAlive(pid), { what: `the end of ${pid}` });
-});
+test(
+  "a command under a lock ends with the lock",
+  { skip: skip ?? requires("bash", "flock") },
+  async () => {
+    await using session = await host.connect({ transport: "shell" });
+    await using lock = await session.claim("protects");
+    let pid = 0;
+    const running = session.exec("echo $$; exec sleep 60", {
+      signal: lock.signal,
+      onStdout: (chunk) => {
+        pid = Number(chunk);
+        signalPid(lock.holderPid, "SIGKILL");
+      },
+    });
+    await assert.rejects(within(running), { name: "LockLostError", reason: "holder-failed" });
+    await until(() => !isAlive(pid), { what: `the end of ${pid}` });
+  },
+);
 
-test("an agent that stops answering is a loss by silence, before it ends the session", { skip }, async () => {
-  await using silent = await startHost();
-  const agent = silent.agent as NonNullable<Host["agent"]>;
-  await using session = await silent.connect({ silenceMs: 900 });
-  const lock = await claim(session, "silent");
-  await freeze(agent.pid);
-  const startMs = performance.now();
-  const loss = await lossOf(lock);
-  const tookMs = performance.now() - startMs;
-  assert.equal(loss.reason, "silence");
-  signalPid(agent.pid, "SIGCONT");
-  // The agent ends the session 900 ms after it last heard of it; only an upper bound can be told here.
-  assert.ok(tookMs < 900, `gave up after ${tookMs} ms`);
-  // The session can claim again over a new channel.
-  await using again = await session.claim("silent", { waitMs: 10_000 });
-  assert.ok((again.token as number) > (lock.token as number));
-});
+test(
+  "an agent that stops answering is a loss by silence, before it ends the session",
+  { skip },
+  async () => {
+    await using silent = await startHost();
+    const agent = silent.agent as NonNullable<Host["agent"]>;
+    await using session = await silent.connect({ silenceMs: 900 });
+    const lock = await claim(session, "silent");
+    await freeze(agent.pid);
+    const startMs = performance.now();
+    const loss = await lossOf(lock);
+    const tookMs = performance.now() - startMs;
+    assert.equal(loss.reason, "silence");
+    signalPid(agent.pid, "SIGCONT");
+    // The agent ends the session 900 ms after it last heard of it; only an upper bound can be told here.
+    assert.ok(tookMs < 900, `gave up after ${tookMs} ms`);
+    // The session can claim again over a new channel.
+    await using again = await session.claim("silent", { waitMs: 10_000 });
+    assert.ok((again.token as number) > (lock.token as number));
+  },
+);
 
 test("an agent that is killed is a loss", { skip }, async () => {
   await using dying = await startHost();

@@ -5,12 +5,23 @@ import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import test, { after, before } from "node:test";
 
-import { AgentError, AgentMissingError, LockContendedError, LockLostError } from "../../controller/errors.ts";
+import {
+  AgentError,
+  AgentMissingError,
+  LockContendedError,
+  LockLostError,
+} from "../../controller/errors.ts";
 import type { ForeignHolder } from "../../protocol/messages.ts";
 import { until, within } from "../support/events.ts";
 import { flock } from "../support/flock.ts";
 import { whyNoSshd } from "../support/private_sshd.ts";
-import { isAlive, killAndConfirm, processesWithLockIn, readArgv, signalPid } from "../support/processes.ts";
+import {
+  isAlive,
+  killAndConfirm,
+  processesWithLockIn,
+  readArgv,
+  signalPid,
+} from "../support/processes.ts";
 import { findTool, requires } from "../support/requires.ts";
 import { shellLock } from "../support/shell_lock.ts";
 import { makeTempDir } from "../support/temp_dir.ts";
@@ -27,18 +38,27 @@ after(() => host?.[Symbol.asyncDispose]());
 const connect = () => host.connect({ transport: "shell" });
 const lockPath = (name: string) => join(host.lockDir, `session-lock-${name}`);
 
-test("its holder looks like that of the shell protocol, and it alone has the lock", { skip }, async () => {
-  await using session = await connect();
-  await using lock = await session.claim("deploy");
-  // It is told between fork and exec; the lock is its already.
-  await until(() => readArgv(lock.holderPid)[0] === "session-lock-deploy", { what: "its name" });
-  assert.deepEqual(readArgv(lock.holderPid), ["session-lock-deploy", "infinity"]);
-  // The reader of the channel is started with the descriptor too, and closes it first of all.
-  await until(() => processesWithLockIn(host.lockDir).length === 1, { what: "one process with 999" });
-  assert.deepEqual(processesWithLockIn(host.lockDir), [lock.holderPid]);
-  assert.match(execFileSync("pgrep", ["-af", "session-lock-deploy infinity"], { encoding: "utf8" }), new RegExp(`^${lock.holderPid} session-lock-deploy infinity$`, "m"));
-  assert.deepEqual([lock.token, lock.way, lock.shared], [undefined, "shell", false]);
-});
+test(
+  "its holder looks like that of the shell protocol, and it alone has the lock",
+  { skip },
+  async () => {
+    await using session = await connect();
+    await using lock = await session.claim("deploy");
+    // It is told between fork and exec; the lock is its already.
+    await until(() => readArgv(lock.holderPid)[0] === "session-lock-deploy", { what: "its name" });
+    assert.deepEqual(readArgv(lock.holderPid), ["session-lock-deploy", "infinity"]);
+    // The reader of the channel is started with the descriptor too, and closes it first of all.
+    await until(() => processesWithLockIn(host.lockDir).length === 1, {
+      what: "one process with 999",
+    });
+    assert.deepEqual(processesWithLockIn(host.lockDir), [lock.holderPid]);
+    assert.match(
+      execFileSync("pgrep", ["-af", "session-lock-deploy infinity"], { encoding: "utf8" }),
+      new RegExp(`^${lock.holderPid} session-lock-deploy infinity$`, "m"),
+    );
+    assert.deepEqual([lock.token, lock.way, lock.shared], [undefined, "shell", false]);
+  },
+);
 
 test("it and the shell protocol exclude each other", { skip }, async () => {
   await using session = await connect();
@@ -52,7 +72,11 @@ test("it and the shell protocol exclude each other", { skip }, async () => {
   await assert.rejects(session.claim("both"), (error: LockContendedError) => {
     assert.ok(error instanceof LockContendedError);
     const { pid, uid, command } = error.holder as ForeignHolder;
-    assert.deepEqual([pid, uid, command], [outcome.lock.holderPid, process.getuid?.(), "session-lock-both infinity"]);
+    assert.deepEqual([pid, uid, command], [
+      outcome.lock.holderPid,
+      process.getuid?.(),
+      "session-lock-both infinity",
+    ]);
     return true;
   });
   await outcome.lock.end();
@@ -85,15 +109,19 @@ test("a release frees the lock before it returns", { skip }, async () => {
   }
 });
 
-test("the end of the connection ends the holder, unlike in the shell protocol", { skip }, async () => {
-  const session = await connect();
-  const lock = await session.claim("leak");
-  for (const { pid } of host.sshd.sessions()) signalPid(pid, "SIGKILL");
-  await within(once(lock.signal, "abort"));
-  assert.equal((lock.signal.reason as LockLostError).reason, "connection-closed");
-  await until(() => !isAlive(lock.holderPid), { what: "the end of the holder" });
-  await session.close();
-});
+test(
+  "the end of the connection ends the holder, unlike in the shell protocol",
+  { skip },
+  async () => {
+    const session = await connect();
+    const lock = await session.claim("leak");
+    for (const { pid } of host.sshd.sessions()) signalPid(pid, "SIGKILL");
+    await within(once(lock.signal, "abort"));
+    assert.equal((lock.signal.reason as LockLostError).reason, "connection-closed");
+    await until(() => !isAlive(lock.holderPid), { what: "the end of the holder" });
+    await session.close();
+  },
+);
 
 test("a holder that is ended by hand is a loss, and the lock is free", { skip }, async () => {
   await using session = await connect();
@@ -116,7 +144,9 @@ test("an aborted claim leaves nothing behind", { skip }, async () => {
   controller.abort(new Error("enough"));
   await assert.rejects(within(waiting), { message: "enough" });
   await outcome.holder.end();
-  await until(() => processesWithLockIn(host.lockDir).length === 0, { what: "the end of the waiter" });
+  await until(() => processesWithLockIn(host.lockDir).length === 0, {
+    what: "the end of the waiter",
+  });
 });
 
 test("what it cannot do is refused and not faked", { skip }, async () => {
@@ -139,7 +169,10 @@ test("a lock file that is none is refused with the reason", { skip }, async () =
   }
   rmdirSync(lockPath("folder"));
   const missing = await host.connect({ transport: "shell", lockDir: "/dev/shm/no/such" });
-  await assert.rejects(missing.claim("x"), { code: "lock-file", message: /No such file or directory/ });
+  await assert.rejects(missing.claim("x"), {
+    code: "lock-file",
+    message: /No such file or directory/,
+  });
   await missing.close();
 });
 
@@ -156,7 +189,9 @@ test("a host without flock(1) is not taken for a contended one", { skip }, async
   const bin = join(dir.path, "bin");
   mkdirSync(bin);
   chmodSync(dir.path, 0o755);
-  for (const tool of ["sh", "bash", "sleep"]) symlinkSync(findTool(tool) as string, join(bin, tool));
+  for (const tool of ["sh", "bash", "sleep"]) {
+    symlinkSync(findTool(tool) as string, join(bin, tool));
+  }
   await using bare = await startHost({
     agent: false,
     extraConfig: [`ForceCommand PATH=${bin}; eval "$SSH_ORIGINAL_COMMAND"`],
@@ -178,7 +213,9 @@ test("the flock(1) of busybox locks, and says that it cannot wait", {
   const bin = join(dir.path, "bin");
   mkdirSync(bin);
   chmodSync(dir.path, 0o755);
-  for (const tool of ["sh", "bash", "sleep"]) symlinkSync(findTool(tool) as string, join(bin, tool));
+  for (const tool of ["sh", "bash", "sleep"]) {
+    symlinkSync(findTool(tool) as string, join(bin, tool));
+  }
   symlinkSync(findTool("busybox") as string, join(bin, "flock"));
   await using bare = await startHost({
     agent: false,
@@ -198,7 +235,9 @@ test("where sleep does not bear another name, a shell holds the lock", {
   const bin = join(dir.path, "bin");
   mkdirSync(bin);
   chmodSync(dir.path, 0o755);
-  for (const tool of ["sh", "bash", "flock"]) symlinkSync(findTool(tool) as string, join(bin, tool));
+  for (const tool of ["sh", "bash", "flock"]) {
+    symlinkSync(findTool(tool) as string, join(bin, tool));
+  }
   symlinkSync(findTool("busybox") as string, join(bin, "sleep"));
   await using bare = await startHost({
     agent: false,

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import test from "node:test";
@@ -54,7 +55,7 @@ test("a way that stops working is left for the next, and found again", { skip },
   const lock = await session.claim("deploy");
   const { agent } = host;
   await agent?.kill();
-  await within(new Promise((resolve) => lock.signal.addEventListener("abort", resolve)));
+  if (!lock.signal.aborted) await within(once(lock.signal, "abort"));
   host.events.length = 0;
   await using next = await session.claim("other");
   assert.ok(next.held);
@@ -68,21 +69,27 @@ test("a forced way is the only one that is tried", { skip }, async () => {
   await assert.rejects(session.claim("deploy"), (error: AgentMissingError) => {
     assert.ok(error instanceof AgentMissingError);
     assert.deepEqual(error.attempts.map(({ way }) => way), ["streamlocal"]);
-    return /^Cannot reach an agent on 127\.0\.0\.1: streamlocal: the host refused/.test(error.message);
+    return /^Cannot reach an agent on 127\.0\.0\.1: streamlocal: the host refused/.test(
+      error.message,
+    );
   });
   // It is tried anew at each claim.
   await assert.rejects(session.claim("deploy"), AgentMissingError);
   await assert.rejects(host.connect({ transport: "carrier pigeon" as "shell" }), TypeError);
 });
 
-test("where there is nothing at all, the error names everything that was tried", { skip }, async () => {
-  await using host = await startHost({ agent: false, extraConfig: ["ForceCommand /bin/false"] });
-  await using session = await host.connect();
-  await assert.rejects(session.claim("deploy"), (error: AgentMissingError) => {
-    assert.deepEqual(error.attempts.map(({ way }) => way), ["streamlocal", "bridge", "shell"]);
-    return error.attempts.every(({ problem }) => problem !== "");
-  });
-});
+test(
+  "where there is nothing at all, the error names everything that was tried",
+  { skip },
+  async () => {
+    await using host = await startHost({ agent: false, extraConfig: ["ForceCommand /bin/false"] });
+    await using session = await host.connect();
+    await assert.rejects(session.claim("deploy"), (error: AgentMissingError) => {
+      assert.deepEqual(error.attempts.map(({ way }) => way), ["streamlocal", "bridge", "shell"]);
+      return error.attempts.every(({ problem }) => problem !== "");
+    });
+  },
+);
 
 test("claims that find out together that a way is missing go on together", { skip }, async () => {
   await using host = await startHost({ allowStreamLocal: false });
