@@ -39,7 +39,10 @@ export interface BridgeLink extends Link {
  * @throws {ServiceMissingError} The host does not start commands.
  * @throws {ConnectError} The SSH connection is over.
  */
-export async function openBridge(transport: SshTransport, socketPath?: string): Promise<BridgeLink> {
+export async function openBridge(
+  transport: SshTransport,
+  socketPath?: string,
+): Promise<BridgeLink> {
   try {
     return linkOf(await transport.exec(bridgeCommand(socketPath)));
   } catch (error) {

@@ -4,7 +4,12 @@
  * @module
  */
 
-import type { ClaimParams, ContendedFacts, HolderFacts, QueuedParams } from "../protocol/messages.ts";
+import type {
+  ClaimParams,
+  ContendedFacts,
+  HolderFacts,
+  QueuedParams,
+} from "../protocol/messages.ts";
 import { describeHolder } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { AgentError, LockContendedError, type LockLostError } from "./errors.ts";

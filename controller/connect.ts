@@ -4,7 +4,7 @@
  * @module
  */
 
-import { EventTeller, elapsedMs, type Logger } from "./events.ts";
+import { elapsedMs, EventTeller, type Logger } from "./events.ts";
 import { Session } from "./session.ts";
 import { DEFAULT_LOCK_DIR } from "./shell_script.ts";
 import { KEEPALIVE_MS, SshTransport } from "./ssh_transport.ts";

@@ -121,7 +121,9 @@ async function isClosedWithin(process: RemoteProcess, ms: number): Promise<boole
 /** What a promise resolves to within a time, else `undefined`. */
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<undefined>((resolve) => timer = setTimeout(() => resolve(undefined), ms));
+  const late = new Promise<undefined>((resolve) =>
+    timer = setTimeout(() => resolve(undefined), ms)
+  );
   try {
     return await Promise.race([promise, late]);
   } finally {

@@ -8,8 +8,8 @@ import type { Buffer } from "node:buffer";
 import { Readable } from "node:stream";
 
 import {
-  CommandFailedError,
   type CommandFacts,
+  CommandFailedError,
   CommandTimeoutError,
   OutputLimitError,
 } from "./command_errors.ts";

@@ -90,7 +90,10 @@ export class Heartbeat {
       this.#lastPingMs + this.#heartbeatMs,
       this.#answeredSentMs + this.#giveUpMs,
     );
-    this.#timer = setTimeout(() => this.#beat(), Math.max(0, Math.ceil(nextMs - performance.now())));
+    this.#timer = setTimeout(
+      () => this.#beat(),
+      Math.max(0, Math.ceil(nextMs - performance.now())),
+    );
     // The connection keeps the process alive, not the clock.
     this.#timer.unref();
   }

@@ -109,7 +109,8 @@ function acceptFirst(key: HostKey, target: string, shown: string): void {
   if (known === undefined) {
     accepted.set(place, { type: key.type, fingerprint: key.fingerprint });
   } else if (known.fingerprint !== key.fingerprint) {
-    const detail = `its host key has changed to ${shown}, it was ${known.type} ${known.fingerprint}`;
+    const detail =
+      `its host key has changed to ${shown}, it was ${known.type} ${known.fingerprint}`;
     throw new HostKeyError("changed", target, key, detail);
   }
 }

@@ -16,8 +16,8 @@
 export type { ClaimOptions, OnContention } from "./claim.ts";
 export {
   CommandError,
-  CommandFailedError,
   type CommandFacts,
+  CommandFailedError,
   CommandTimeoutError,
   OutputLimitError,
 } from "./command_errors.ts";

@@ -6,7 +6,7 @@
 
 import type { StatusResult } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
-import { type ClaimOptions, claimLock } from "./claim.ts";
+import { claimLock, type ClaimOptions } from "./claim.ts";
 import { AgentError, type ConnectError } from "./errors.ts";
 import { elapsedMs, type EventTeller } from "./events.ts";
 import { type ExecOptions, type ExecResult, runCommand } from "./exec.ts";
@@ -112,18 +112,22 @@ export class Session implements AsyncDisposable {
    */
   claim(name: string, options: ClaimOptions): Promise<Lock | Unlocked>;
   claim(name: string, options: ClaimOptions = {}): Promise<Lock | Unlocked> {
-    return claimLock({
-      ...this.#parts,
-      onGranted: (lock) => {
-        // A loss may have come with the grant.
-        if (!lock.signal.aborted) this.#locks.add(lock);
+    return claimLock(
+      {
+        ...this.#parts,
+        onGranted: (lock) => {
+          // A loss may have come with the grant.
+          if (!lock.signal.aborted) this.#locks.add(lock);
+        },
+        onReleased: (lock) => void this.#locks.delete(lock),
+        onLost: (lock, loss) => {
+          this.#locks.delete(lock);
+          this.#controller.abort(loss);
+        },
       },
-      onReleased: (lock) => void this.#locks.delete(lock),
-      onLost: (lock, loss) => {
-        this.#locks.delete(lock);
-        this.#controller.abort(loss);
-      },
-    }, name, options);
+      name,
+      options,
+    );
   }
 
   /**
@@ -196,7 +200,9 @@ export class Session implements AsyncDisposable {
   async available(options: { timeoutMs?: number } = {}): Promise<boolean> {
     const { timeoutMs = AVAILABLE_TIMEOUT_MS } = options;
     let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<false>((resolve) => timer = setTimeout(() => resolve(false), timeoutMs));
+    const late = new Promise<false>((resolve) =>
+      timer = setTimeout(() => resolve(false), timeoutMs)
+    );
     try {
       return await Promise.race([this.#parts.transport.roundTrip().then(() => true), late]);
     } catch {
@@ -219,7 +225,9 @@ export class Session implements AsyncDisposable {
     this.#parts.ways.close();
     await this.#parts.transport.close();
     const errors = results.flatMap((result) => result.status === "rejected" ? [result.reason] : []);
-    if (errors.length > 0) throw new AggregateError(errors, `Cannot release all locks of ${this.name}`);
+    if (errors.length > 0) {
+      throw new AggregateError(errors, `Cannot release all locks of ${this.name}`);
+    }
   }
 
   /** Closes the session. */

@@ -44,7 +44,9 @@ export function describeTarget({ username, host, port = 22 }: Target): string {
  */
 export function checkTarget(target: Target): void {
   const { host, port = 22, username } = target;
-  if (typeof host !== "string" || host === "") throw new TypeError("Cannot connect: host is missing");
+  if (typeof host !== "string" || host === "") {
+    throw new TypeError("Cannot connect: host is missing");
+  }
   if (typeof username !== "string" || username === "") {
     throw new TypeError(`Cannot connect to ${host}: username is missing`);
   }

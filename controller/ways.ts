@@ -132,8 +132,10 @@ export class Ways {
     // The next session can go straight to the user's own agent, if sshd lets it.
     if (socketPath === undefined && this.#options.way === undefined) {
       link.onRuntimeDir((dir) =>
-        void service.proven.then(() =>
-          wayMemory.learnUserSocket(this.#transport.name, `${dir}/sshlock/agent.sock`), () => {})
+        void service.proven.then(
+          () => wayMemory.learnUserSocket(this.#transport.name, `${dir}/sshlock/agent.sock`),
+          () => {},
+        )
       );
     }
     return service;

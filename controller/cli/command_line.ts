@@ -14,7 +14,7 @@ import { cutAtCommand } from "./operands.ts";
 import { CLAIM_OPTIONS, CONNECT_OPTIONS, valueOptionsOf } from "./options.ts";
 import { printError, printLine } from "./output.ts";
 import { type RunArguments, runUnderLock } from "./run.ts";
-import { type StatusArguments, showStatus } from "./status.ts";
+import { showStatus, type StatusArguments } from "./status.ts";
 import { StoppedError } from "./stop_signals.ts";
 
 /** A help text that is wider cannot be read in a terminal of the usual size. */
@@ -45,6 +45,8 @@ export async function runCommandLine(args: string[]): Promise<number> {
     return await dispatch(args);
   } catch (error) {
     if (error instanceof StoppedError) return error.exitCode;
+    // Whoever read our output has gone (`| head`): there is nobody to tell.
+    if ((error as NodeJS.ErrnoException).code === "EPIPE") return EXIT.brokenPipe;
     const { message, hint, exitCode } = explain(error);
     printError(message, hint);
     return exitCode;
@@ -144,7 +146,7 @@ Exit codes: that of the command (128 + N after signal N), or
 
 function usageError(error: Error): UsageError {
   if (error instanceof UsageError) return error;
-  const message = error.message.split("\n")[0] ?? "";
+  const message = error.message.split(/\s*\n\s*/).join(" ").trim();
   const state = message.charAt(0).toLowerCase() + message.slice(1);
   return new UsageError(`Cannot read command line: ${state}`, "sshlock --help shows what there is");
 }

@@ -16,6 +16,8 @@ export const EXIT = {
   contended: 124,
   /** Our own failure, or bad usage. */
   failure: 125,
+  /** Nobody reads our output any more: 128 + SIGPIPE. */
+  brokenPipe: 141,
   /** The SSH connection failed. */
   connection: 255,
 } as const;

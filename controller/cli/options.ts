@@ -25,7 +25,12 @@ export const CONNECT_OPTIONS = {
     requiresArg: true,
     describe: "File with the private key",
   },
-  "port": { alias: "p", type: "number", requiresArg: true, describe: "Port of the SSH server [22]" },
+  "port": {
+    alias: "p",
+    type: "number",
+    requiresArg: true,
+    describe: "Port of the SSH server [22]",
+  },
   "ssh-agent": { type: "boolean", describe: "Use the keys of the agent at $SSH_AUTH_SOCK" },
   "fingerprint": {
     type: "string",

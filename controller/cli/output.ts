@@ -55,12 +55,22 @@ export function tame(text: string): string {
   return text.replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029]+/g, " ").trimEnd();
 }
 
-/** Hands output of the host through to standard output. Resolves when more may come. */
+/**
+ * Hands output of the host through to standard output. Resolves when more may come.
+ *
+ * @param chunk The output.
+ * @throws {Error} `EPIPE`: nobody reads it any more.
+ */
 export function passToStdout(chunk: string | Uint8Array): Promise<void> {
   return pass(process.stdout, chunk);
 }
 
-/** Hands output of the host through to standard error. Resolves when more may come. */
+/**
+ * Hands output of the host through to standard error. Resolves when more may come.
+ *
+ * @param chunk The output.
+ * @throws {Error} `EPIPE`: nobody reads it any more.
+ */
 export function passToStderr(chunk: string | Uint8Array): Promise<void> {
   return pass(process.stderr, chunk);
 }
@@ -76,12 +86,14 @@ export function bold(text: string): string {
 
 /** Waits until everything printed so far has left the process. */
 export async function flushOutput(): Promise<void> {
-  await Promise.all([process.stdout, process.stderr].map((stream) =>
-    new Promise<void>((resolve) => {
-      if (stream.destroyed || !stream.writable) return resolve();
-      stream.write("", () => resolve());
-    })
-  ));
+  await Promise.all(
+    [process.stdout, process.stderr].map((stream) =>
+      new Promise<void>((resolve) => {
+        if (stream.destroyed || !stream.writable) return resolve();
+        stream.write("", () => resolve());
+      })
+    ),
+  );
 }
 
 /** A reader that went away (`| head`) is no failure of ours. */
@@ -94,8 +106,8 @@ export function ignoreBrokenPipes(): void {
 }
 
 function pass(stream: Writable, chunk: string | Uint8Array): Promise<void> {
-  return new Promise((resolve) => {
-    stream.write(chunk, () => resolve());
+  return new Promise((resolve, reject) => {
+    stream.write(chunk, (error) => error ? reject(error) : resolve());
   });
 }
 

@@ -11,7 +11,7 @@ import { describeHolder } from "../../protocol/messages.ts";
 import { connect } from "../connect.ts";
 import type { ExecResult } from "../exec.ts";
 import type { Lock } from "../lock.ts";
-import { commandOf } from "../quote.ts";
+import { Command, commandOf } from "../quote.ts";
 import type { Session } from "../session.ts";
 import { parseDuration } from "./duration.ts";
 import { UsageError } from "./exit_codes.ts";
@@ -46,13 +46,16 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
       "sshlock run HOST NAME -- COMMAND [ARGUMENT…]",
     );
   }
+  const waitMs = waitMsOf(args);
   const target = targetOf(args);
   const options = connectOptionsOf(args);
-  const timeoutMs = args.timeout === undefined ? undefined : parseDuration(args.timeout, "--timeout");
+  const timeoutMs = args.timeout === undefined
+    ? undefined
+    : parseDuration(args.timeout, "--timeout");
   await using stop = watchStopSignals();
   const { signal } = stop;
   await using session = await connect(target, { ...options, signal });
-  await using lock = await claim(session, args, waitMsOf(args), signal);
+  await using lock = await claim(session, args, waitMs, signal);
   try {
     const result = await session.exec(commandUnder(lock, options.owner, words), {
       stdin: process.stdin,
@@ -99,14 +102,19 @@ export function claim(
 }
 
 /** As sshlock-agent run does it on the host itself: the command can fence what it writes elsewhere. */
-function commandUnder({ name, token }: Lock, owner: string | undefined, words: string[]) {
+function commandUnder(
+  { name, token }: Lock,
+  owner: string | undefined,
+  words: string[],
+): Command {
   const variables = [
     `SSHLOCK_NAME=${name}`,
     ...(token === undefined ? [] : [`SSHLOCK_TOKEN=${token}`]),
     ...(owner === undefined ? [] : [`SSHLOCK_OWNER=${owner}`]),
   ];
   // env(1), because not each login shell knows assignments before a command.
-  return commandOf(["exec", "env", ...variables, ...words]);
+  const text = commandOf(["exec", "env", ...variables, ...words]).reveal();
+  return new Command(text, commandOf(words).shown);
 }
 
 function exitCodeOf({ exitCode, signal }: ExecResult | ExecResult<Uint8Array>): number {

@@ -1,4 +1,4 @@
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 
 import type { ConnectOptions, LogEvent, Session, Target } from "../../controller/mod.ts";
@@ -6,6 +6,7 @@ import { connect } from "../../controller/mod.ts";
 import { wayMemory } from "../../controller/way.ts";
 import {
   agentCommand,
+  type AgentDirs,
   type AgentProcess,
   builtHolder,
   startAgent,
@@ -15,6 +16,7 @@ import {
   type PrivateSshdOptions,
   startPrivateSshd,
 } from "../support/private_sshd.ts";
+import { killAndConfirm, readArgv } from "../support/processes.ts";
 import { makeLockDir, makeTempDir } from "../support/temp_dir.ts";
 
 /** What a host for the controller has. */
@@ -46,7 +48,7 @@ export async function startHost(options: HostOptions = {}): Promise<Host> {
   const bin = join(dir.path, "bin");
   mkdirSync(bin);
   chmodSync(dir.path, 0o755);
-  if (agent !== undefined) installAgent(bin);
+  if (agent !== undefined) installAgent(bin, agent.dirs);
   const sshd = await startPrivateSshd({
     ...options,
     dir: dir.path,
@@ -71,6 +73,7 @@ export async function startHost(options: HostOptions = {}): Promise<Host> {
     connect: (more) => connect(target, { log: (event) => events.push(event), lockDir, ...more }),
     [Symbol.asyncDispose]: async () => {
       await sshd.stop();
+      if (agent !== undefined) await endStartedAgents(agent);
       await agent?.stop();
       await Promise.all([dir.remove(), locks.remove()]);
     },
@@ -78,9 +81,24 @@ export async function startHost(options: HostOptions = {}): Promise<Host> {
 }
 
 /** Puts the agent under test into a folder that the sessions have in their PATH. */
-function installAgent(bin: string): void {
+function installAgent(bin: string, dirs: AgentDirs): void {
   const words = agentCommand().map((word) => word.includes("/") ? resolve(word) : word);
   const quoted = words.map((word) => `'${word}'`).join(" ");
-  const script = `#!/bin/sh\nSSHLOCK_HOLDER='${resolve(builtHolder())}' exec ${quoted} "$@"\n`;
+  // An agent that a bridge starts keeps to the same folders.
+  const variables = [
+    `SSHLOCK_HOLDER='${resolve(builtHolder())}'`,
+    `SSHLOCK_LOCK_DIR='${dirs.lockDir}'`,
+    `SSHLOCK_RUNTIME_DIR='${dirs.runtimeDir}'`,
+    `SSHLOCK_STATE_DIR='${dirs.stateDir}'`,
+  ];
+  const script = `#!/bin/sh\n${variables.join(" ")} exec ${quoted} "$@"\n`;
   writeFileSync(join(bin, "sshlock-agent"), script, { mode: 0o755 });
+}
+
+/** Ends the agents that a bridge has started at this one's socket, each by pid. */
+async function endStartedAgents({ pid: own, dirs }: AgentProcess): Promise<void> {
+  for (const pid of readdirSync("/proc").map(Number).filter((pid) => pid > 1 && pid !== own)) {
+    const words = readArgv(pid);
+    if (words.includes("serve") && words.includes(dirs.socket)) await killAndConfirm(pid);
+  }
 }
