@@ -202,7 +202,7 @@ export class Connection implements Outlet {
   #openSession({ owner, session, silenceMs }: HelloParams) {
     const hello = {
       peer: this.#peer,
-      owner: owner ?? `uid:${this.#peer.uid}`,
+      owner,
       asked: session ?? "ssh",
       silenceMs: allowedSilence(silenceMs),
     };

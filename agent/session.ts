@@ -98,15 +98,23 @@ export class Session implements Claimant, Listened {
    */
   static open(
     parts: SessionParts,
-    hello: { peer: Peer; owner: string; asked: SessionKind; silenceMs: number },
+    hello: {
+      peer: Peer;
+      owner: string | undefined;
+      asked: SessionKind;
+      silenceMs: number;
+    },
     outlet: Outlet,
   ): { session: Session; secret: string } {
-    const { peer, owner, asked } = hello;
+    const { peer, asked } = hello;
+    const id = randomBytes(6).toString("base64url");
+    // Sessions that do not say who they are must not join each other's locks.
+    const owner = hello.owner ?? `uid:${peer.uid}/${id}`;
     const secret = randomBytes(24).toString("base64url");
     const { kind, root } = findRoot(peer, asked);
     const silenceMs = hello.silenceMs === 0 && kind === "ssh" ? SILENCE_MS : hello.silenceMs;
     const session = new Session(parts, owner, {
-      id: randomBytes(6).toString("base64url"),
+      id,
       secretHash: hashOf(secret),
       peer,
       kind,

@@ -4,11 +4,14 @@
  * @module
  */
 
+import { setTimeout as delay } from "node:timers/promises";
+
 import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import {
   type ClaimParams,
   type ClaimResult,
   describeMs,
+  type HelloParams,
   type HelloResult,
   type LostParams,
   type QueuedParams,
@@ -18,11 +21,28 @@ import {
 } from "../protocol/messages.ts";
 import { readAllPages } from "../protocol/status_pages.ts";
 import { VERSION } from "../protocol/version.ts";
+import { WireError } from "../protocol/wire_error.ts";
 import { AgentClient, type Link } from "./agent_client.ts";
 import { AgentError, ProtocolError } from "./errors.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import type { ClaimWatch, Grant, LockService, Loss } from "./lock_service.ts";
 import type { Way } from "./way.ts";
+
+/** Pause between two tries to reach the agent again, in milliseconds. */
+const RESUME_AGAIN_MS = 100;
+
+/** What a service needs of its connection. */
+export interface Reconnect {
+  /** Opens another link by the same way. */
+  open(): Promise<Link>;
+  /** Called when the session was resumed over another link, with the cause. */
+  onResumed(detail: string): void;
+  /**
+   * Called when the agent was silent for too long. It ends the SSH session itself soon, so nothing may
+   * be done through it any more.
+   */
+  onGiveUp(): void;
+}
 
 /** How a session presents itself to an agent. */
 export interface Greeting {
@@ -38,10 +58,13 @@ export class AgentService implements LockService {
   readonly reduced: readonly string[] = [];
   readonly proven: Promise<void>;
   readonly closed: Promise<string>;
-  /** What the agent said of itself. */
-  readonly hello: Promise<HelloResult>;
-  readonly #client: AgentClient;
+  readonly #reconnect: Reconnect;
   readonly #heartbeat: Heartbeat;
+  #client: AgentClient;
+  #hello: HelloResult | undefined;
+  #resuming: Promise<void> | undefined;
+  #isClosed = false;
+  #resolveClosed!: (detail: string) => void;
   /** Claims that wait and locks that are held, by name. */
   readonly #watches = new Map<string, ClaimWatch>();
   /** Locks that are held: the rest of the watches are claims that wait. */
@@ -51,36 +74,32 @@ export class AgentService implements LockService {
    * @param way The way.
    * @param link A fresh link to the agent.
    * @param greeting How to present the session.
+   * @param reconnect What to do when the link is lost.
    */
-  constructor(way: Way, link: Link, greeting: Greeting) {
+  constructor(way: Way, link: Link, greeting: Greeting, reconnect: Reconnect) {
     this.way = way;
+    this.#reconnect = reconnect;
+    this.closed = new Promise((resolve) => this.#resolveClosed = resolve);
     this.#heartbeat = new Heartbeat({
       ping: () => this.#client.request("ping", {}).catch(() => {}),
       giveUp: (silentMs) => this.#giveUp(silentMs),
     });
-    const hello = {
-      protocol: PROTOCOL_VERSION,
-      client: `sshlock/${VERSION}`,
+    this.#client = this.#connect(link, {
       ...(greeting.owner === undefined ? {} : { owner: greeting.owner }),
       ...(greeting.silenceMs === undefined ? {} : { silenceMs: greeting.silenceMs }),
-    };
-    this.#client = new AgentClient(link, hello, {
-      onArrival: () => this.#heartbeat.check(),
-      onNotification: (method, params) => this.#note(method, params),
-      onAnswer: (sentMs) => this.#heartbeat.answered(sentMs),
     });
-    this.hello = this.#client.hello;
-    this.proven = this.hello.then((answer) => this.#accept(answer));
-    this.proven.catch((error) => this.#client.close(error));
-    this.closed = this.#client.closed.then((detail) => this.#end(detail));
+    const first = this.#client;
+    this.proven = first.hello.then((answer) => this.#accept(answer));
+    this.proven.catch((error) => first.close(error));
   }
 
   get isOver(): boolean {
-    return this.#client.isOver;
+    return this.#isClosed || this.#client.isOver && this.#resuming === undefined;
   }
 
   async claim(params: ClaimParams, watch: ClaimWatch): Promise<Grant> {
     const { name } = params;
+    if (this.#resuming !== undefined) await this.#resuming;
     if (this.#watches.has(name)) {
       throw new AgentError(
         "already-claimed",
@@ -113,6 +132,7 @@ export class AgentService implements LockService {
   async status(name?: string): Promise<StatusResult> {
     const ask = async (params: StatusParams) =>
       await this.#client.request("status", { ...params }) as StatusResult;
+    if (this.#resuming !== undefined) await this.#resuming;
     return await readAllPages(ask, name);
   }
 
@@ -121,6 +141,7 @@ export class AgentService implements LockService {
   }
 
   close(): void {
+    this.#isClosed = true;
     this.#watches.clear();
     this.#held.clear();
     this.#heartbeat.stop();
@@ -128,6 +149,7 @@ export class AgentService implements LockService {
   }
 
   async #release(name: string): Promise<number> {
+    if (this.#resuming !== undefined) await this.#resuming;
     const watch = this.#watches.get(name);
     this.#watches.delete(name);
     try {
@@ -147,7 +169,64 @@ export class AgentService implements LockService {
     }
   }
 
-  #accept({ protocol, heartbeatMs, giveUpMs, silenceMs }: HelloResult): void {
+  #connect(link: Link, hello: Partial<HelloParams>): AgentClient {
+    const who = { protocol: PROTOCOL_VERSION, client: `sshlock/${VERSION}` };
+    const client = new AgentClient(link, { ...who, ...hello }, {
+      onArrival: () => this.#heartbeat.check(),
+      onNotification: (method, params) => this.#note(method, params),
+      onAnswer: (sentMs) => this.#heartbeat.answered(sentMs),
+    });
+    void client.closed.then((detail) => this.#onClosed(client, detail));
+    return client;
+  }
+
+  /** The link is gone; the session lives on at the agent for a while, and so do its locks. */
+  #onClosed(client: AgentClient, detail: string): void {
+    if (client !== this.#client) return;
+    const mayResume = !this.#isClosed && this.#held.size > 0 && this.#hello?.session !== undefined;
+    if (!mayResume) return this.#end(detail);
+    this.#resuming = this.#resume(detail).finally(() => this.#resuming = undefined);
+  }
+
+  /** Tries until the locks would be given up anyway; the heartbeat's clock goes on meanwhile. */
+  async #resume(detail: string): Promise<void> {
+    let why = detail;
+    while (!this.#isClosed && this.#held.size > 0) {
+      this.#heartbeat.check();
+      const outcome = await this.#tryResume(this.#hello!.session.secret);
+      if (outcome === "resumed") return this.#reconnect.onResumed(detail);
+      why = `${detail}; ${outcome.why}`;
+      if (outcome.isFinal) break;
+      await delay(RESUME_AGAIN_MS);
+    }
+    this.#end(why);
+  }
+
+  async #tryResume(secret: string): Promise<"resumed" | { why: string; isFinal: boolean }> {
+    try {
+      const client = this.#connect(await this.#reconnect.open(), { resume: secret });
+      // Something has to be asked: `hello` goes out with it.
+      await Promise.all([client.hello, client.request("ping", {})]);
+      const { locks } = await client.hello;
+      this.#client = client;
+      for (const name of [...this.#held]) {
+        const isHeld = locks.some((lock) => lock.name === name);
+        const gone = "the agent no longer had it when the session was resumed";
+        if (!isHeld) this.#lose(name, { reason: "session-ended", detail: gone });
+      }
+      return "resumed";
+    } catch (error) {
+      const isFinal = error instanceof WireError || (error as Error).name === "ConnectError";
+      return { why: (error as Error).message, isFinal };
+    }
+  }
+
+  #accept(hello: HelloResult): void {
+    this.#hello = hello;
+    this.#checkTimes(hello);
+  }
+
+  #checkTimes({ protocol, heartbeatMs, giveUpMs, silenceMs }: HelloResult): void {
     if (protocol !== PROTOCOL_VERSION) {
       const detail = `the agent speaks protocol ${protocol}, this is ${PROTOCOL_VERSION}`;
       throw new ProtocolError("protocol-mismatch", `Cannot use agent: ${detail}`, { protocol });
@@ -177,13 +256,16 @@ export class AgentService implements LockService {
   #giveUp(silentMs: number): void {
     const detail = `no ping that was sent in the last ${describeMs(silentMs)} was answered`;
     this.#loseAll({ reason: "silence", detail });
+    this.#isClosed = true;
     this.#client.close(new AgentError("silence", `Cannot go on with the agent: ${detail}`));
+    this.#reconnect.onGiveUp();
   }
 
-  #end(detail: string): string {
+  #end(detail: string): void {
+    this.#isClosed = true;
     this.#loseAll({ reason: "channel-closed", detail });
     this.#heartbeat.stop();
-    return detail;
+    this.#resolveClosed(detail);
   }
 
   #loseAll(loss: Loss): void {

@@ -7,7 +7,8 @@
  * @module
  */
 
-import { AgentService, type Greeting } from "./agent_service.ts";
+import type { Link } from "./agent_client.ts";
+import { AgentService, type Greeting, type Reconnect } from "./agent_service.ts";
 import { openBridge } from "./bridge_link.ts";
 import { AgentMissingError } from "./errors.ts";
 import { elapsedMs, type EventTeller } from "./events.ts";
@@ -124,11 +125,15 @@ export class Ways {
     if (way === "shell") return new ShellService(this.#transport, this.#options.lockDir);
     if (way === "streamlocal") {
       const hasWorked = wayMemory.worked(this.#transport.name, candidate);
-      const link = await openStreamlocal(this.#transport, socketPath as string, hasWorked);
-      return new AgentService(way, link, this.#options);
+      const path = socketPath as string;
+      const link = await openStreamlocal(this.#transport, path, hasWorked);
+      const reopen = () => openStreamlocal(this.#transport, path, true);
+      return new AgentService(way, link, this.#options, this.#reconnect(candidate, reopen));
     }
     const link = await openBridge(this.#transport, socketPath);
-    const service = new AgentService(way, link, this.#options);
+    const reopen = () => openBridge(this.#transport, socketPath);
+    const reconnect = this.#reconnect(candidate, reopen);
+    const service = new AgentService(way, link, this.#options, reconnect);
     // The next session can go straight to the user's own agent, if sshd lets it.
     if (socketPath === undefined && this.#options.way === undefined) {
       link.onRuntimeDir((dir) =>
@@ -139,6 +144,17 @@ export class Ways {
       );
     }
     return service;
+  }
+
+  #reconnect(candidate: Candidate, open: () => Promise<Link>): Reconnect {
+    return {
+      open,
+      onResumed: (detail) => {
+        const message = `resumed the session with the agent: ${detail}`;
+        this.#tell("warn", message, candidate, performance.now(), undefined);
+      },
+      onGiveUp: () => void this.#transport.close(),
+    };
   }
 
   #succeed(candidate: Candidate, startMs: number): void {
@@ -157,7 +173,7 @@ export class Ways {
   }
 
   #tell(
-    level: "debug",
+    level: "debug" | "warn",
     message: string,
     { way, socketPath }: Candidate,
     startMs: number,

@@ -30,7 +30,7 @@ export interface HelloParams {
   protocol: number;
   /** Program and version of the client, for people. */
   client?: string;
-  /** The identity that claims are made under; default `uid:UID`. */
+  /** The identity that claims are made under; default `uid:UID/SESSION`, which no other session has. */
   owner?: string;
   /** The silence limit this session asks for, in milliseconds; 0 for none (sessions of kind `process` only). */
   silenceMs?: number;

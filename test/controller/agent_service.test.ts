@@ -39,7 +39,11 @@ function fakeAgent() {
     },
   };
   const losses: Loss[] = [];
-  const service = new AgentService("streamlocal", link, { owner: "me/1" });
+  const service = new AgentService("streamlocal", link, { owner: "me/1" }, {
+    open: () => Promise.reject(new ServiceMissingError("nobody is there any more")),
+    onResumed: () => {},
+    onGiveUp: () => {},
+  });
   const claim = (signal?: AbortSignal) =>
     service.claim({ name: "deploy" }, { signal, onLoss: (loss) => losses.push(loss) });
   const say = (...messages: unknown[]) =>

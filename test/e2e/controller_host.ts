@@ -23,6 +23,8 @@ import { makeLockDir, makeTempDir } from "../support/temp_dir.ts";
 export interface HostOptions extends Partial<PrivateSshdOptions> {
   /** `false`: no agent runs and none is installed. */
   agent?: boolean;
+  /** Folders that outlive the agent. */
+  dirs?: AgentDirs;
 }
 
 /** A private sshd, an agent that it can reach, and folders of their own. */
@@ -44,7 +46,9 @@ export async function startHost(options: HostOptions = {}): Promise<Host> {
   wayMemory.clear();
   const dir = await makeTempDir();
   const locks = await makeLockDir();
-  const agent = options.agent === false ? undefined : await startAgent();
+  const agent = options.agent === false
+    ? undefined
+    : await startAgent(options.dirs === undefined ? {} : { dirs: options.dirs });
   const bin = join(dir.path, "bin");
   mkdirSync(bin);
   chmodSync(dir.path, 0o755);
