@@ -127,7 +127,7 @@ export class Ways {
       const hasWorked = wayMemory.worked(this.#transport.name, candidate);
       const path = socketPath as string;
       const link = await openStreamlocal(this.#transport, path, hasWorked);
-      const reopen = () => openStreamlocal(this.#transport, path, true);
+      const reopen = () => this.#reopen(path);
       return new AgentService(way, link, this.#options, this.#reconnect(candidate, reopen));
     }
     const link = await openBridge(this.#transport, socketPath);
@@ -144,6 +144,16 @@ export class Ways {
       );
     }
     return service;
+  }
+
+  /** Where nobody listens any more, a bridge can start the agent that takes the locks over. */
+  async #reopen(socketPath: string): Promise<Link> {
+    try {
+      return await openStreamlocal(this.#transport, socketPath, true);
+    } catch (error) {
+      if (!(error instanceof ServiceMissingError) || this.#options.way !== undefined) throw error;
+      return await openBridge(this.#transport, this.#options.socketPath);
+    }
   }
 
   #reconnect(candidate: Candidate, open: () => Promise<Link>): Reconnect {

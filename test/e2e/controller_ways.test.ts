@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { createServer } from "node:net";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import test from "node:test";
 
 import { AgentMissingError } from "../../controller/errors.ts";
 import type { ChannelEvent } from "../../controller/events.ts";
 import { whyNoAgent } from "../support/agent_process.ts";
-import { within } from "../support/events.ts";
+import { until } from "../support/events.ts";
 import { whyNoSshd } from "../support/private_sshd.ts";
 import { requires } from "../support/requires.ts";
 import { makeTempDir } from "../support/temp_dir.ts";
@@ -50,17 +50,32 @@ test("a way that stops working is left for the next, and found again", { skip },
   await using host = await startHost();
   await claimOnce(host);
   assert.deepEqual(tried(host), ["streamlocal"]);
-  // The agent goes away with its socket, and comes back at the same place.
+  // The agent goes away with its socket; nothing is held, so nobody resumes.
   await using session = await host.connect();
-  const lock = await session.claim("deploy");
-  const { agent } = host;
-  await agent?.kill();
-  if (!lock.signal.aborted) await within(once(lock.signal, "abort"));
+  await (await session.claim("deploy")).release();
+  await host.agent?.kill();
+  rmSync(host.agent?.dirs.socket as string);
+  await until(() => session.way === undefined, { what: "the end of the first way" });
   host.events.length = 0;
   await using next = await session.claim("other");
   assert.ok(next.held);
   // The bridge has started an agent at that socket; from then on it is reached directly again.
   assert.deepEqual(tried(host).at(-1), "bridge");
+});
+
+test("a bridge starts the agent that takes a dead one's locks over", { skip }, async () => {
+  await using host = await startHost();
+  await using session = await host.connect();
+  await using lock = await session.claim("deploy");
+  const { token, holderPid } = lock;
+  await host.agent?.kill();
+  await until(() =>
+    host.events.find(({ event, message }) => event === "channel" && message.startsWith("resumed"))
+  );
+  assert.ok(lock.held);
+  assert.deepEqual([lock.token, lock.holderPid], [token, holderPid]);
+  await using other = await session.claim("other");
+  assert.ok(other.held);
 });
 
 test("a forced way is the only one that is tried", { skip }, async () => {
