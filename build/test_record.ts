@@ -26,7 +26,7 @@ export function parseJunit(xml: string, onNode: readonly TestRecord[]): TestReco
     const suite = unescapeXml(attributes.match(/\bclassname="([^"]*)"/)?.[1] ?? "");
     const own = unescapeXml(attributes.match(/\bname="([^"]*)"/)?.[1] ?? "");
     // Bun puts the suite's name in classname, Deno the file's.
-    const name = suite === "" || /\.m?js$|^ext:/.test(suite) ? own : `${suite} > ${own}`;
+    const name = suite === "" || /\.m?[jt]s$|^ext:/.test(suite) ? own : `${suite} > ${own}`;
     return toRecord(name, body, reasons.get(name));
   });
   // A failed part of a test fails it; Deno then lists both.
