@@ -14,6 +14,7 @@ import {
   type HelloParams,
   type HelloResult,
   type LostParams,
+  type ProcessFacts,
   type QueuedParams,
   type ReleaseResult,
   type StatusParams,
@@ -134,6 +135,19 @@ export class AgentService implements LockService {
       await this.#client.request("status", { ...params }) as StatusResult;
     if (this.#resuming !== undefined) await this.#resuming;
     return await readAllPages(ask, name);
+  }
+
+  async processes(): Promise<ProcessFacts[]> {
+    const { processes } = await this.#client.request("processes", {}) as {
+      processes: ProcessFacts[];
+    };
+    return processes;
+  }
+
+  async signal(signal: string, pid?: number): Promise<number[]> {
+    const params = pid === undefined ? { signal } : { signal, pid };
+    const { signalled } = await this.#client.request("signal", params) as { signalled: number[] };
+    return signalled;
   }
 
   checkSilence(): void {

@@ -32,6 +32,13 @@ export interface ClaimOptions {
   purpose?: string | undefined;
   /** Share the lock with other shared claims; default false. */
   shared?: boolean | undefined;
+  /**
+   * What becomes of this session's processes on the host when it ends while it has the lock: `kill`
+   * (default) ends them, `drain` waits for them, `leave` does not look. Only then is the lock free.
+   */
+  onEnd?: "kill" | "drain" | "leave" | undefined;
+  /** Time between TERM and KILL with `kill`, in milliseconds; default 5,000. */
+  graceMs?: number | undefined;
   /** What happens when another owner has the lock; default `throw`. */
   onContention?: OnContention | undefined;
   /** Gives the claim up; the promise rejects with the signal's reason. */
@@ -119,12 +126,17 @@ async function claimFrom(
   return lock.grant(grant);
 }
 
-function claimParams(name: string, { waitMs, purpose, shared }: ClaimOptions): ClaimParams {
+function claimParams(
+  name: string,
+  { waitMs, purpose, shared, onEnd, graceMs }: ClaimOptions,
+): ClaimParams {
   return {
     name,
     ...(waitMs === undefined ? {} : { waitMs }),
     ...(purpose === undefined ? {} : { purpose }),
     ...(shared === undefined ? {} : { shared }),
+    ...(onEnd === undefined ? {} : { onEnd }),
+    ...(graceMs === undefined ? {} : { graceMs }),
   };
 }
 

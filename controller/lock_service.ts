@@ -4,7 +4,12 @@
  * @module
  */
 
-import type { ClaimParams, QueuedParams, StatusResult } from "../protocol/messages.ts";
+import type {
+  ClaimParams,
+  ProcessFacts,
+  QueuedParams,
+  StatusResult,
+} from "../protocol/messages.ts";
 import type { LossCause } from "./errors.ts";
 import type { Way } from "./way.ts";
 
@@ -61,6 +66,21 @@ export interface LockService {
   claim(params: ClaimParams, watch: ClaimWatch): Promise<Grant>;
   /** The locks of the host, or one of them. */
   status(name?: string): Promise<StatusResult>;
+  /**
+   * The processes that run behind this SSH session.
+   *
+   * @throws {WireError} `unknown-method`: this way cannot tell.
+   */
+  processes(): Promise<ProcessFacts[]>;
+  /**
+   * Sends a signal to processes of this SSH session, and to no others.
+   *
+   * @param signal The name of the signal.
+   * @param pid Only this one.
+   * @returns Who got it.
+   * @throws {WireError} `unknown-method`: this way cannot do it.
+   */
+  signal(signal: string, pid?: number): Promise<number[]>;
   /** Checks the clock before anything else: a process that was stopped may have lost its locks meanwhile. */
   checkSilence(): void;
   /** Ends the service; what it still holds is let go. */

@@ -62,6 +62,7 @@ export type {
   HolderFacts,
   LockFacts,
   OwnHolder,
+  ProcessFacts,
   StatusResult,
   WaiterFacts,
 } from "../protocol/messages.ts";

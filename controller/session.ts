@@ -4,14 +4,14 @@
  * @module
  */
 
-import type { StatusResult } from "../protocol/messages.ts";
+import type { ProcessFacts, StatusResult } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { claimLock, type ClaimOptions } from "./claim.ts";
 import { AgentError, type ConnectError } from "./errors.ts";
 import { elapsedMs, type EventTeller } from "./events.ts";
 import { type ExecOptions, type ExecResult, runCommand } from "./exec.ts";
 import type { Lock, Unlocked } from "./lock.ts";
-import { CONNECTION_LOST } from "./lock_service.ts";
+import { CONNECTION_LOST, type LockService } from "./lock_service.ts";
 import { Command, commandOf, type CommandValue, type Secret, sh } from "./quote.ts";
 import type { RemoteProcess, SshTransport } from "./ssh_transport.ts";
 import type { Way } from "./way.ts";
@@ -182,9 +182,38 @@ export class Session implements AsyncDisposable {
    * @param name One lock only, free or not.
    * @throws {AgentMissingError} No way to the locks of the host is there.
    */
-  async status(name?: string): Promise<StatusResult> {
+  status(name?: string): Promise<StatusResult> {
+    return this.#ask((service) => service.status(name));
+  }
+
+  /**
+   * The processes that run behind this SSH session on the host: what its commands have started and not
+   * ended, daemons among it. What has detached on purpose is not listed.
+   *
+   * @throws {AgentMissingError} No way to the locks of the host is there.
+   * @throws {AgentError} `unknown-method`: no agent runs there, so nobody can tell.
+   */
+  processes(): Promise<ProcessFacts[]> {
+    return this.#ask((service) => service.processes());
+  }
+
+  /**
+   * Sends a signal to the processes behind this SSH session, through the agent: what SSH itself lacks.
+   * No process of another session ever gets it.
+   *
+   * @param signal The signal, such as `SIGTERM`.
+   * @param options Only one of them, by its pid.
+   * @returns The pids that got it.
+   * @throws {AgentMissingError} No way to the locks of the host is there.
+   * @throws {AgentError} `unknown-method`: no agent runs there; `bad-params`: no such signal.
+   */
+  signalProcesses(signal: string, options: { pid?: number } = {}): Promise<number[]> {
+    return this.#ask((service) => service.signal(signal, options.pid));
+  }
+
+  async #ask<T>(question: (service: LockService) => Promise<T>): Promise<T> {
     try {
-      return await this.#parts.ways.use((service) => service.status(name));
+      return await this.#parts.ways.use(question);
     } catch (error) {
       if (!(error instanceof WireError)) throw error;
       const { code, message, facts } = error;

@@ -102,6 +102,14 @@ export class ShellService implements LockService {
     }
   }
 
+  processes(): Promise<never> {
+    return Promise.reject(needsAgent("list processes"));
+  }
+
+  signal(): Promise<never> {
+    return Promise.reject(needsAgent("signal processes"));
+  }
+
   async status(name?: string): Promise<StatusResult> {
     const process = await this.#start(statusCommand(this.#lockDir));
     process.stdin.end();
@@ -243,4 +251,8 @@ function refusal(
 function describeMissing({ exitCode }: RemoteExit, stderr: string): string {
   if (exitCode === EXIT.missing) return "bash is not installed";
   return `the user's shell does not run commands (exit code ${exitCode}) ${stderr}`.trim();
+}
+
+function needsAgent(what: string): WireError {
+  return new WireError("unknown-method", `Cannot ${what}: no agent runs on the host`);
 }

@@ -1,0 +1,95 @@
+import type { Machine } from "./machine.ts";
+import type { Residents } from "./resident.ts";
+import type { Times } from "./sampling.ts";
+
+/** A row of the table: something measured, beside what it is measured against. */
+export interface Row {
+  readonly what: string;
+  readonly against: string;
+  readonly ours: Times;
+  readonly theirs: Times;
+  /** `faster`: theirs over ours, at least the goal. `slower`: ours over theirs, at most the goal. */
+  readonly direction: "faster" | "slower";
+  readonly goal: number;
+}
+
+/** A fact with a limit, in words. */
+export interface Fact {
+  readonly what: string;
+  readonly found: string;
+  readonly goal: string;
+  readonly isMet: boolean;
+}
+
+/** The ratio that the goal of a row is about. */
+export function ratioOf({ ours, theirs, direction }: Row): number {
+  return direction === "faster" ? theirs.p50Ms / ours.p50Ms : ours.p50Ms / theirs.p50Ms;
+}
+
+/** Whether a row reaches its goal. */
+export function isMet(row: Row): boolean {
+  return row.direction === "faster" ? ratioOf(row) >= row.goal : ratioOf(row) <= row.goal;
+}
+
+/** What the processes that are just there cost, as facts. */
+export function residentFacts({ holder, holderProcesses, agent }: Residents): Fact[] {
+  const seconds = `in ${agent.watchedMs / 1_000} s`;
+  const mb = (kb: number) => `${(kb / 1_024).toFixed(1)} MB`;
+  const fact = (what: string, found: string, goal: string, isMet: boolean) => (
+    { what, found, goal, isMet }
+  );
+  return [
+    fact("one held lock: memory", `${holder.rssKb} kB`, "16 kB", holder.rssKb <= 16),
+    fact("one held lock: processes", String(holderProcesses), "1", holderProcesses === 1),
+    fact("one held lock: wake-ups", `${holder.switches} ${seconds}`, "0", holder.switches === 0),
+    fact("idle agent: memory", mb(agent.rssKb), "40 MB", agent.rssKb <= 40 * 1_024),
+    fact("idle agent: private", mb(agent.privateKb), "6 MB", agent.privateKb <= 6 * 1_024),
+    fact("idle agent: wake-ups", `${agent.switches} ${seconds}`, "0", agent.switches === 0),
+  ];
+}
+
+/** The report for people, at most 80 columns wide. */
+export function renderReport(
+  machine: Machine,
+  rows: readonly Row[],
+  facts: readonly Fact[],
+  notes: readonly string[],
+): string {
+  return [
+    `${machine.cpu}, ${machine.cores} cores, ${machine.memoryGb} GB, Linux ${machine.kernel}`,
+    `commit ${machine.commit}, agent ${machine.agent}, load ${machine.load}`,
+    `node ${machine.node}, bun ${machine.bun}, ssh2 ${machine.ssh2}`,
+    "",
+    line("milliseconds", "p50", "p99", "ratio", "goal", ""),
+    ...rows.flatMap((row) => renderRow(row)),
+    "",
+    ...facts.map(({ what, found, goal, isMet }) =>
+      `${what.padEnd(38)}${found.padStart(16)}${goal.padStart(13)}${verdict(isMet)}`
+    ),
+    "",
+    ...notes,
+  ].join("\n");
+}
+
+function renderRow(row: Row): string[] {
+  const { ours, theirs, direction, goal } = row;
+  const sign = direction === "faster" ? ">=" : "<=";
+  const ratio = ratioOf(row).toFixed(2);
+  return [
+    line(row.what, ms(ours.p50Ms), ms(ours.p99Ms), ratio, `${sign} ${goal}`, verdict(isMet(row))),
+    line(`  ${row.against}`, ms(theirs.p50Ms), ms(theirs.p99Ms), "", "", ""),
+  ];
+}
+
+function line(what: string, p50: string, p99: string, ratio: string, goal: string, end: string) {
+  const cells = p50.padStart(8) + p99.padStart(8) + ratio.padStart(7) + goal.padStart(8);
+  return `${what.padEnd(36)}${cells}${end}`.trimEnd();
+}
+
+function ms(value: number): string {
+  return value.toFixed(value < 10 ? 3 : 1);
+}
+
+function verdict(isMet: boolean): string {
+  return isMet ? "  met" : "  not met";
+}

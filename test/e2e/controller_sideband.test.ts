@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import test, { after, before } from "node:test";
+
+import { whyNoAgent } from "../support/agent_process.ts";
+import { until } from "../support/events.ts";
+import { whyNoSshd } from "../support/private_sshd.ts";
+import { isAlive, readStat, signalPid } from "../support/processes.ts";
+import { type Host, startHost } from "./controller_host.ts";
+
+const skip = whyNoSshd() ?? whyNoAgent();
+let host: Host;
+
+before(async () => {
+  if (skip === undefined) host = await startHost();
+});
+after(() => host?.[Symbol.asyncDispose]());
+
+const DAEMON = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!";
+
+test(
+  "processes() lists what runs behind the session, and signals reach only that",
+  { skip },
+  async () => {
+    await using session = await host.connect();
+    await using other = await host.connect();
+    await using _lock = await session.claim("x");
+    const mine = Number((await session.exec(DAEMON)).stdout);
+    const theirs = Number((await other.exec(DAEMON)).stdout);
+    const listed = (await session.processes()).map(({ pid }) => pid);
+    assert.ok(listed.includes(mine), "a daemon of this session is listed");
+    assert.ok(!listed.includes(theirs), "one of another session is not");
+    assert.deepEqual(await session.signalProcesses("SIGTERM", { pid: theirs }), []);
+    assert.deepEqual(await session.signalProcesses("SIGTERM", { pid: mine }), [mine]);
+    await until(() => !isAlive(mine) || readStat(mine)?.state === "Z", { what: "its end" });
+    assert.ok(isAlive(theirs));
+    signalPid(theirs, "SIGKILL");
+  },
+);
+
+test("without an agent nobody can tell processes, and the error says so", { skip }, async () => {
+  await using session = await host.connect({ transport: "shell" });
+  await assert.rejects(session.processes(), { name: "AgentError", code: "unknown-method" });
+});
+
+test("leftovers of a session that is killed are drained under onEnd", { skip }, async () => {
+  const session = await host.connect();
+  await session.claim("drained", { onEnd: "drain" });
+  const work = Number((await session.exec(DAEMON)).stdout);
+  for (const { pid } of host.sshd.sessions()) signalPid(pid, "SIGKILL");
+  await session.closed;
+  await using next = await host.connect();
+  await assert.rejects(next.claim("drained"), /whose session is ending \(.*sleep/);
+  signalPid(work, "SIGKILL");
+  await using _lock = await next.claim("drained", { waitMs: 10_000 });
+});
