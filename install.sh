@@ -878,7 +878,7 @@ RestartSec=500ms
 KillMode=process
 OOMPolicy=continue
 OOMScoreAdjust=-900
-# Two descriptors and one process for each lock.
+# Three descriptors and one process for each lock.
 LimitNOFILE=524288
 TasksMax=infinity
 Group=$group
@@ -889,6 +889,7 @@ RuntimeDirectoryPreserve=yes
 StateDirectory=sshlock
 StateDirectoryMode=0700
 UnsetEnvironment=BUN_OPTIONS BUN_BE_BUN
+Environment=BUN_GC_TIMER_DISABLE=1
 
 # Hardening. Left out on purpose, because the agent must see the host as it is:
 # ProtectProc, ProcSubset, ProtectHostname, PrivateDevices, PrivateUsers, PrivateIPC,
@@ -951,6 +952,7 @@ OOMPolicy=continue
 TasksMax=infinity
 UMask=0077
 UnsetEnvironment=BUN_OPTIONS BUN_BE_BUN
+Environment=BUN_GC_TIMER_DISABLE=1
 NoNewPrivileges=yes
 
 [Install]

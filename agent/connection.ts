@@ -37,7 +37,7 @@ import {
 } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
-import { findLeftovers } from "./leftovers.ts";
+import { findLeftovers, type Leftover } from "./leftovers.ts";
 import type { Peer } from "./peer.ts";
 import { readBootId, readPidNamespace } from "./proc.ts";
 import { hashOf, type Outlet, Session, type SessionParts } from "./session.ts";
@@ -51,6 +51,9 @@ const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 
 /** Time that a peer has to read its last answers, in milliseconds. */
 const LAST_WORDS_MS = 2_000;
+
+/** Processes in one answer: more would not fit a line. */
+const MAX_PROCESSES_SHOWN = 500;
 
 /** Looks at all locks that one session may have under way: each reads a good part of /proc. */
 const MAX_OPEN_LOOKS = 8;
@@ -261,22 +264,36 @@ export class Connection implements Outlet {
 
   async #processes(): Promise<{ processes: ProcessFacts[] }> {
     const session = this.#sessionFor("list processes");
-    session.identify();
-    const found = await findLeftovers(session.marks, this.#parts.table.holderPids());
-    return { processes: found.map(({ pid, comm, state }) => ({ pid, comm, state })) };
+    const found = await this.#findProcesses(session);
+    return {
+      processes: found.slice(0, MAX_PROCESSES_SHOWN).map(({ pid, comm, state }) => ({
+        pid,
+        comm,
+        state,
+      })),
+    };
   }
 
   /** To one process of the session, or to all of them: never to any other. */
   async #signal(params: Record<string, unknown>): Promise<{ signalled: number[] }> {
     const session = this.#sessionFor("signal processes");
     const { signal, pid } = readSignal(params);
-    session.identify();
-    const found = await findLeftovers(session.marks, this.#parts.table.holderPids());
+    const found = await this.#findProcesses(session);
     const targets = found.filter((process) =>
       process.pid !== this.#peer.pid && (pid === undefined || process.pid === pid)
     );
     const signalled = targets.filter((process) => sendSignals(process, [signal]) === "sent");
     return { signalled: signalled.map((process) => process.pid) };
+  }
+
+  async #findProcesses(session: Session): Promise<Leftover[]> {
+    this.#countLook();
+    try {
+      session.identify();
+      return await findLeftovers(session.marks, this.#parts.table.holderPids());
+    } finally {
+      this.#openLooks--;
+    }
   }
 
   async #break(params: Record<string, unknown>): Promise<{ broken: string[] }> {
@@ -320,20 +337,24 @@ export class Connection implements Outlet {
     return first;
   }
 
-  /** @throws {WireError} `limit`: too many looks of this session are under way. */
   #look({ name, after }: StatusParams): Promise<StatusResult> {
-    if (this.#openLooks >= MAX_OPEN_LOOKS) {
-      throw new WireError(
-        "limit",
-        `Cannot show locks: ${MAX_OPEN_LOOKS} such requests of this session are not answered yet`,
-        { limit: "status requests", max: MAX_OPEN_LOOKS },
-      );
-    }
+    this.#countLook();
     return this.#lookAt(name, after);
   }
 
-  async #lookAt(name: string | undefined, after: string | undefined): Promise<StatusResult> {
+  /** @throws {WireError} `limit`: too many looks of this session are under way. */
+  #countLook(): void {
+    if (this.#openLooks >= MAX_OPEN_LOOKS) {
+      throw new WireError(
+        "limit",
+        `Cannot look: ${MAX_OPEN_LOOKS} such requests of this session are not answered yet`,
+        { limit: "status requests", max: MAX_OPEN_LOOKS },
+      );
+    }
     this.#openLooks++;
+  }
+
+  async #lookAt(name: string | undefined, after: string | undefined): Promise<StatusResult> {
     try {
       return pageOf(await this.#parts.status(name), after);
     } finally {

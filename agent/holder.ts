@@ -25,6 +25,9 @@ import { sendDescriptor } from "./libc.ts";
 /** Holders of one claim that somebody may kill before they answer: only an attack kills so many. */
 const MAX_KILLED = 20;
 
+/** Time for an answer to get out before the next spare is started, in milliseconds. */
+const REFILL_AFTER_MS = 1;
+
 /** How an order ended. */
 export type OrderOutcome =
   | { kind: "locked" }
@@ -233,10 +236,10 @@ export class HolderPool {
     if (!this.#keepsSpare || this.#isRefilling || this.#isClosed) return;
     if (this.sparePid !== undefined) return;
     this.#isRefilling = true;
-    setImmediate(() => {
+    setTimeout(() => {
       this.#isRefilling = false;
       if (!this.#isClosed && this.sparePid === undefined) this.#spare = this.#start();
-    });
+    }, REFILL_AFTER_MS);
   }
 
   /** Ends the spare and starts no more. */

@@ -28,6 +28,10 @@ const PIDS_PER_TURN = 100;
 /** From OpenSSH 9.8 on the part of sshd that serves one session is a program of its own. */
 export const SSHD_NAMES: readonly string[] = ["sshd", "sshd-session"];
 
+// What a process calls itself must not write to the terminal of who looks at it.
+// deno-lint-ignore no-control-regex
+const CONTROL = /[\u0000-\u001f\u007f-\u009f]/g;
+
 /** What a session's processes can be known by. */
 export interface SessionMarks {
   /** The process that the session ends with: its sshd, or the local program that claimed. */
@@ -90,7 +94,7 @@ export async function findLeftovers(
     if (stat.state === "Z" || spared.has(stat.pid) || stat.pid === process.pid) continue;
     if (!isOfSession(stat, marks, processes)) continue;
     const { pid, startTime, comm, state } = stat;
-    found.push({ pid, startTime, comm, state });
+    found.push({ pid, startTime, comm: comm.replace(CONTROL, "?"), state });
   }
   return found;
 }

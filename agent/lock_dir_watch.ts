@@ -10,6 +10,9 @@ import { lockNameOfFile } from "../protocol/lock_name.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 
+/** How long the watch outlives the last lock, in milliseconds: locks often come in a row. */
+const LINGER_MS = 2_000;
+
 /**
  * One watch on the lock folder instead of one a file: it also tells of a rename over the file.
  *
@@ -20,6 +23,7 @@ export class LockDirWatch {
   readonly #table: LockTable;
   readonly #log: Log;
   #watcher: FSWatcher | undefined;
+  #linger: ReturnType<typeof setTimeout> | undefined;
 
   /**
    * @param lockDir The folder of the lock files.
@@ -41,15 +45,32 @@ export class LockDirWatch {
    * @param isWanted Whether a lock is held.
    */
   set(isWanted: boolean): void {
+    clearTimeout(this.#linger);
+    if (isWanted) this.#open();
+    else this.#linger = setTimeout(() => this.close(), LINGER_MS);
+    this.#linger?.unref();
+  }
+
+  /** Ends the watching at once. */
+  close(): void {
+    clearTimeout(this.#linger);
     this.#watcher?.close();
     this.#watcher = undefined;
-    if (!isWanted) return;
+  }
+
+  #open(): void {
+    if (this.#watcher !== undefined) return;
     try {
       this.#watcher = watch(this.#lockDir, (event, file) => this.#look(event, file));
-      this.#watcher.on("error", (error) => this.#log("watch-failed", { message: String(error) }));
+      this.#watcher.on("error", (error) => this.#fail(error));
     } catch (error) {
-      this.#log("watch-failed", { message: (error as Error).message });
+      this.#fail(error as Error);
     }
+  }
+
+  #fail(error: Error): void {
+    this.#log("watch-failed", { message: error.message });
+    this.close();
   }
 
   #look(event: string, file: string | null): void {

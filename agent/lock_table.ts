@@ -61,6 +61,9 @@ const MAX_HOLDER_RESTARTS = 5;
 /** Pause between two such tries, in milliseconds: the host may be out of processes. */
 const HOLDER_RESTART_PAUSE_MS = 200;
 
+/** Holders that are started at once: each start takes a millisecond in which nobody else is heard. */
+const MAX_STARTING = 4;
+
 /** What the table knows of a session. */
 export interface Claimant {
   /** Whether it is there, without a connection, or ending. */
@@ -202,6 +205,10 @@ export class LockTable {
   readonly #bootId = readBootId();
   readonly #pidNamespace = readPidNamespace();
   readonly #agent = { pid: process.pid, startTime: readStat(process.pid)?.startTime ?? 0 };
+  /** Claims whose holder has not answered yet. */
+  readonly #starting = new Set<PendingClaim>();
+  /** Locks whose first claim waits for its turn to be tried. */
+  readonly #deferred = new Set<LockEntry>();
   #ownershipCount = 0;
 
   /** Called when the first lock is granted (`true`) and when the last one has ended (`false`). */
@@ -478,13 +485,35 @@ export class LockTable {
       const isBlocked = entry.attempt?.isQueued === true || !isCompatible(entry, claim);
       if (isBlocked && claim !== entry.attempt) void this.#refuse(entry, claim);
     }
-    if (entry.attempt === undefined && entry.queue.length > 0) {
-      entry.attempt = entry.queue[0]!;
-      void this.#attempt(entry, entry.attempt);
-    }
+    if (entry.attempt === undefined && entry.queue.length > 0) this.#start(entry);
     const isEmpty = entry.ownerships.length + entry.queue.length === 0 &&
       entry.attempt === undefined;
     if (isEmpty && this.#entries.get(entry.name) === entry) this.#entries.delete(entry.name);
+  }
+
+  /** Tries the first claim now, or when fewer holders are being started. */
+  #start(entry: LockEntry): void {
+    if (this.#starting.size >= MAX_STARTING) {
+      this.#deferred.add(entry);
+      return;
+    }
+    const claim = entry.attempt = entry.queue[0]!;
+    this.#starting.add(claim);
+    void this.#attempt(entry, claim);
+  }
+
+  /** A claim's holder waits or is done: it is another's turn, after what else there is to do. */
+  #finishStart(claim: PendingClaim): void {
+    if (!this.#starting.delete(claim) || this.#deferred.size === 0) return;
+    setImmediate(() => this.#startDeferred());
+  }
+
+  #startDeferred(): void {
+    for (const entry of this.#deferred) {
+      if (this.#starting.size >= MAX_STARTING) return;
+      this.#deferred.delete(entry);
+      this.#pump(entry);
+    }
   }
 
   async #attempt(entry: LockEntry, claim: PendingClaim): Promise<void> {
@@ -495,6 +524,7 @@ export class LockTable {
       this.#settleRefused(entry, claim, error as Error);
     } finally {
       entry.attempt = undefined;
+      this.#finishStart(claim);
       this.#pump(entry);
     }
   }
@@ -588,6 +618,7 @@ export class LockTable {
 
   #markQueued(entry: LockEntry, claim: PendingClaim): void {
     claim.isQueued = true;
+    this.#finishStart(claim);
     this.#tellQueued(entry, claim);
     this.#pump(entry);
   }
@@ -716,7 +747,7 @@ export class LockTable {
       remove(entry.ownerships, ownership);
       if (--this.#ownershipCount === 0) this.onHolding?.(false);
     }
-    this.#record(entry);
+    this.#recordLater(entry.name);
     this.#parts.limits.removeClaim(claimant.peer.uid);
     this.#parts.log("lock-ended", {
       ...eventFacts(grant),
@@ -791,12 +822,19 @@ export class LockTable {
     if (error !== undefined) this.#parts.log("record-failed", { name, message: error.message });
   }
 
+  /** A lock that has ended is free already: its record may wait until the next claim is under way. */
+  #recordLater(name: string): void {
+    setImmediate(() => {
+      this.#record(this.#entries.get(name) ?? emptyEntry(name));
+    });
+  }
+
   // ---- bookkeeping -----------------------------------------------------------------------------
 
   #entryOf(name: string): LockEntry {
     let entry = this.#entries.get(name);
     if (entry === undefined) {
-      entry = { name, ownerships: [], queue: [], attempt: undefined };
+      entry = emptyEntry(name);
       this.#entries.set(name, entry);
     }
     return entry;
@@ -823,6 +861,10 @@ export class LockTable {
     const entries = [...this.#byClaimant.get(claimant) ?? []];
     return entries.flatMap((entry) => grantOf(entry, claimant) ?? []);
   }
+}
+
+function emptyEntry(name: string): LockEntry {
+  return { name, ownerships: [], queue: [], attempt: undefined };
 }
 
 /** The owner's own lock, when a session of the owner has it that is not ending. */

@@ -7,6 +7,7 @@
  */
 
 import { writeSync } from "node:fs";
+import process from "node:process";
 
 /** Writes events. */
 export type Log = (event: string, facts?: Record<string, unknown>) => void;
@@ -14,18 +15,26 @@ export type Log = (event: string, facts?: Record<string, unknown>) => void;
 /**
  * A log that writes to stderr, with the time in each line.
  *
- * A reader that is gone or too slow costs lines, never the agent.
+ * Lines are written a turn later, so that no answer waits for them, and at the latest when the
+ * process ends. A reader that is gone or too slow costs lines, never the agent.
  *
  * @param level `quiet` writes nothing.
  */
 export function createLog(level: "normal" | "quiet"): Log {
   if (level === "quiet") return () => {};
-  return (event, facts = {}) => {
-    const line = JSON.stringify({ time: new Date().toISOString(), event, ...facts });
+  let unwritten = "";
+  const write = () => {
+    const lines = unwritten;
+    unwritten = "";
     try {
-      writeSync(2, line + "\n");
+      if (lines !== "") writeSync(2, lines);
     } catch {
       // EAGAIN or EPIPE: a lock matters more than a line about it.
     }
+  };
+  process.on("exit", write);
+  return (event, facts = {}) => {
+    if (unwritten === "") setImmediate(write);
+    unwritten += JSON.stringify({ time: new Date().toISOString(), event, ...facts }) + "\n";
   };
 }

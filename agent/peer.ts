@@ -51,18 +51,6 @@ export function findSshdProcess(pid: number): ProcessId | undefined {
 }
 
 /**
- * Address of the SSH client behind a peer, where it can be known: from the session's environment,
- * else from the TCP connection of its sshd.
- *
- * @param pid The peer.
- */
-export function findClientAddress(pid: number): string | undefined {
-  const sshd = findSshdProcess(pid);
-  const connection = sshd === undefined ? readConnection(pid) : readSshConnection(pid, sshd.pid);
-  return connection?.split(" ", 1)[0];
-}
-
-/**
  * SSH_CONNECTION of a session (client address and port, server address and port): from its peer,
  * else from a process that its sshd has started, else made from the TCP connection of its sshd.
  *
@@ -104,13 +92,14 @@ function connectionOf(pid: number): string | undefined {
   const inodes = (listDescriptors(pid) ?? [])
     .map(([, target]) => /^socket:\[(\d+)\]$/.exec(target)?.[1])
     .filter((inode) => inode !== undefined);
-  const tables = [...readTable(pid, "tcp"), ...readTable(pid, "tcp6")]
-    .map((line) => line.trim().split(/\s+/));
-  // The first of its descriptors is the client's; forwarded connections come later.
-  for (const inode of inodes) {
-    // State 01 is ESTABLISHED.
-    const found = tables.find((fields) => fields[9] === inode && fields[3] === "01");
-    if (found !== undefined) return `${decodeEndpoint(found[2]!)} ${decodeEndpoint(found[1]!)}`;
+  for (const table of ["tcp", "tcp6"]) {
+    const connections = readTable(pid, table).map((line) => line.trim().split(/\s+/));
+    // The first of its descriptors is the client's; forwarded connections come later.
+    for (const inode of inodes) {
+      // State 01 is ESTABLISHED.
+      const found = connections.find((fields) => fields[9] === inode && fields[3] === "01");
+      if (found !== undefined) return `${decodeEndpoint(found[2]!)} ${decodeEndpoint(found[1]!)}`;
+    }
   }
   return undefined;
 }

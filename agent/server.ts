@@ -202,7 +202,7 @@ class Agent implements AgentServer {
     table.cancelAll(reason);
     // Holders and records stay: the next agent takes them over, and the sessions resume with it.
     pool.close();
-    this.#watch.set(false);
+    this.#watch.close();
     if (!isActivated()) removeStaleSocket(this.#options.paths.socket);
     this.#server.close();
     for (const socket of this.#sockets) socket.end(() => socket.destroy());

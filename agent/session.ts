@@ -25,6 +25,9 @@ const ROOT_LOOK_MS = 20;
 /** Pause before a clean-up that failed is tried again, in milliseconds. */
 const CLEAR_AGAIN_MS = 500;
 
+/** Processes that status names of those that a session's end waits for. */
+const MAX_AWAITING_SHOWN = 20;
+
 /** What a session tells its connection, if it has one. */
 export interface Outlet {
   /** Sends a notification. */
@@ -299,7 +302,8 @@ export class Session implements Claimant, Listened {
       graceMs,
       spared: () => table.holderPids(),
       onAwaiting: (leftovers) => {
-        this.awaiting = leftovers.map(({ pid, comm, state }) => ({ pid, comm, state }));
+        const shown = leftovers.slice(0, MAX_AWAITING_SHOWN);
+        this.awaiting = shown.map(({ pid, comm, state }) => ({ pid, comm, state }));
         if (leftovers.length > 0) table.announceSession("ending", this);
       },
     });

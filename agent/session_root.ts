@@ -5,7 +5,7 @@
  */
 
 import type { Peer } from "./peer.ts";
-import { findClientAddress, findSshdProcess, readSshConnection } from "./peer.ts";
+import { findSshdProcess, readSshConnection } from "./peer.ts";
 import { readMarks, type SessionMarks } from "./leftovers.ts";
 import type { ProcessId } from "./proc.ts";
 
@@ -45,9 +45,27 @@ export function identifySession(
     // What a local program started is known by ancestry while it lives, and by its token after.
     return { marks: { root, uid: peer.uid }, clientAddress: undefined };
   }
-  const connection = readSshConnection(peer.pid, root.pid);
+  const connection = connectionOfRoot(peer.pid, root);
   const variable = connection === undefined
     ? undefined
     : { name: "SSH_CONNECTION", value: connection };
-  return { marks: readMarks(root, peer.uid, variable), clientAddress: findClientAddress(peer.pid) };
+  const clientAddress = connection?.split(" ", 1)[0];
+  return { marks: readMarks(root, peer.uid, variable), clientAddress };
+}
+
+/** SSH connections whose addresses are remembered; one SSH session opens many channels. */
+const MAX_REMEMBERED = 1_000;
+
+const remembered = new Map<string, string>();
+
+/** Finding it out can mean to read all TCP connections of the host, which takes milliseconds. */
+function connectionOfRoot(peerPid: number, root: ProcessId): string | undefined {
+  const key = `${root.pid}/${root.startTime}`;
+  const known = remembered.get(key);
+  if (known !== undefined) return known;
+  const connection = readSshConnection(peerPid, root.pid);
+  if (connection === undefined) return undefined;
+  if (remembered.size >= MAX_REMEMBERED) remembered.clear();
+  remembered.set(key, connection);
+  return connection;
 }

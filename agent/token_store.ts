@@ -20,7 +20,6 @@ import {
   closeSync,
   constants,
   fsyncSync,
-  ftruncateSync,
   openSync,
   readFileSync,
   readSync,
@@ -99,7 +98,8 @@ export class TokenStore {
     // Without a mark on disk nothing is reserved, whatever the time is by now.
     if (token > this.#reserved) this.#reserved = this.#readReserved() ?? 0;
     if (token > this.#reserved) this.#reserve(token + RESERVATION);
-    writeCounter(fd, `${token} ${this.#bootId}\n`);
+    // Always as long as the line before, so that nothing of that one is left behind it.
+    writeCounter(fd, `${String(token).padStart(16, "0")} ${this.#bootId}\n`);
     return token;
   }
 
@@ -149,7 +149,6 @@ function writeCounter(fd: number, line: string): void {
   const bytes = Buffer.from(line, "latin1");
   const written = writeSync(fd, bytes, 0, bytes.length, 0);
   if (written !== bytes.length) throw new Error("the counter was written in part");
-  ftruncateSync(fd, bytes.length);
 }
 
 function syncFolder(folder: string): void {

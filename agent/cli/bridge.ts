@@ -19,6 +19,9 @@ const START_LIMIT_MS = 5_000;
 /** Pause between two looks whether it listens, in milliseconds. */
 const LOOK_AGAIN_MS = 10;
 
+/** Without it Bun wakes up every second to see whether there is garbage; the unit sets it as well. */
+const QUIET_RUNTIME = { BUN_GC_TIMER_DISABLE: "1" };
+
 /** An agent that was started for a bridge ends when nobody has been connected for so long. */
 const IDLE_EXIT = "60s";
 
@@ -55,6 +58,7 @@ async function startAgentFor(options: PathOptions, reason: string): Promise<Sock
       stdio: "ignore",
       detached: true,
       cwd: "/",
+      env: { ...process.env, ...QUIET_RUNTIME },
     },
   );
   agent.on("error", () => {/* seen below as an agent that does not listen */});

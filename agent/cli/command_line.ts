@@ -1,8 +1,8 @@
 /**
  * Reads the command line and runs the subcommand it names.
  *
- * `run` and `bridge` start as often as flock(1) does, so they and `version` are read here, without
- * yargs, whose import alone takes longer than all the rest. Everything else, and all help, is left to
+ * `run` and `bridge` start as often as flock(1) does, and `serve` stays for years: they and `version`
+ * are read here, without yargs, whose import takes longer than all the rest and doubles the memory. Everything else, and all help, is left to
  * `commands.ts`. Each subcommand is loaded only when it is called.
  *
  * @module
@@ -11,7 +11,7 @@
 import { WireError } from "../../protocol/wire_error.ts";
 import { printError } from "../output.ts";
 import { CommandError, EXIT } from "./exit_codes.ts";
-import { parseRun, PATH_ARGS, takeOptions } from "./run_args.ts";
+import { parseRun, parseServe, PATH_ARGS, takeOptions } from "./run_args.ts";
 
 /**
  * Runs a command line to its end.
@@ -32,6 +32,11 @@ async function dispatch(args: string[]): Promise<number> {
   const [command, ...rest] = before.operands;
   const placed = args.slice(0, args.length - before.operands.length);
   if (command === "run") return await dispatchRun([...placed, ...rest]);
+  const serve = command === "serve" ? parseServe([...placed, ...rest]) : undefined;
+  if (serve !== undefined) {
+    const { runServe } = await import("./serve.ts");
+    return await runServe(serve.paths, serve.serve);
+  }
   const after = takeOptions(rest, PATH_ARGS, "leave");
   const isPlain = after.operands.length === 0;
   if (command === "bridge" && isPlain) {

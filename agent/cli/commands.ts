@@ -184,7 +184,13 @@ function addCommands(parser: Argv, finish: Finish): Argv {
         await finish(printVersion(argv.json === true));
       },
     )
-    .completion("completion", "print a completion script for bash or zsh");
+    // Not by `.completion()`: its word is only looked for where there is no default command.
+    .command(
+      "completion",
+      "print a completion script for bash or zsh",
+      (yargs) => yargs,
+      () => void parser.showCompletionScript(),
+    );
 }
 
 /** Only help comes here: `command_line.ts` reads the arguments of these commands itself. */

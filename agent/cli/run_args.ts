@@ -1,5 +1,6 @@
 /**
- * Reads the options of `run`, which stop at the first operand: what follows is the command's.
+ * Reads the options of `run`, which stop at the first operand as what follows is the command's, and of
+ * `serve`, whose memory yargs would double.
  *
  * @module
  */
@@ -7,6 +8,7 @@
 import type { PathOptions } from "../paths.ts";
 import { CommandError, EXIT } from "./exit_codes.ts";
 import type { RunOptions } from "./run.ts";
+import type { ServeOptions } from "./serve.ts";
 
 /** Options and what they are called in the result; `value` ones take an argument. */
 export type ArgTable = Record<string, { key: string; value: boolean }>;
@@ -40,6 +42,14 @@ const RUN_ARGS: ArgTable = {
   "--help": HELP,
   "--owner": { key: "owner", value: true },
   "--why": { key: "why", value: true },
+};
+
+/** The options of `serve`, beside those of places. */
+const SERVE_ARGS: ArgTable = {
+  ...PATH_ARGS,
+  "--group": { key: "group", value: true },
+  "--idle-exit": { key: "idleExit", value: true },
+  "--quiet": { key: "quiet", value: false },
 };
 
 const USAGE = "sshlock-agent run --help shows the usage";
@@ -76,6 +86,21 @@ export function parseRun(args: string[]): ParsedRun {
     purpose: options.why,
   };
   return { kind: "run", paths: options, run };
+}
+
+/**
+ * Reads the arguments of `serve`.
+ *
+ * @param args All arguments but `serve` itself.
+ * @returns `undefined` where anything but its options is among them: yargs knows help and errors.
+ */
+export function parseServe(
+  args: string[],
+): { paths: PathOptions; serve: ServeOptions } | undefined {
+  const { options, operands } = takeOptions(args, SERVE_ARGS, "leave");
+  if (operands.length > 0) return undefined;
+  const { group, idleExit, quiet } = options;
+  return { paths: options, serve: { group, idleExit, quiet: quiet !== undefined } };
 }
 
 /**

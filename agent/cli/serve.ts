@@ -15,6 +15,9 @@ import { groupId } from "../users.ts";
 import { parseDuration } from "./durations.ts";
 import { CommandError, EXIT } from "./exit_codes.ts";
 
+/** Time after which a start has settled, in milliseconds. */
+const SETTLED_MS = 500;
+
 /** Options of `serve`. */
 export interface ServeOptions {
   /** Group that may use the agent. */
@@ -48,8 +51,14 @@ export async function runServe(options: PathOptions, serve: ServeOptions): Promi
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => server.stop(`the agent was ended by ${signal}`));
   }
+  setTimeout(collectGarbage, SETTLED_MS).unref();
   await server.ended;
   return EXIT.ok;
+}
+
+/** What starting has left behind would stay until the first lock: an agent may be idle for years. */
+function collectGarbage(): void {
+  (globalThis as { Bun?: { gc(force: boolean): void } }).Bun?.gc(true);
 }
 
 /** Only root can give files to a group it is not in, so only the host's agent has one by default. */
