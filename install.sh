@@ -866,7 +866,7 @@ system_service_unit() {
 Description=sshlock agent
 Requires=$program.socket
 After=$program.socket
-# Without an agent the locks of ended sessions would stay: never stop trying.
+# Without an agent sessions cannot resume, and locks of ended ones stay: never stop trying.
 StartLimitIntervalSec=0
 
 [Service]
@@ -874,7 +874,7 @@ Type=exec
 ExecStart=$binary serve
 Restart=always
 RestartSec=500ms
-# Holders outlive the agent: the default would kill them with it.
+# Holders outlive the agent, for the next one to take over: the default would kill them.
 KillMode=process
 OOMPolicy=continue
 OOMScoreAdjust=-900

@@ -52,19 +52,16 @@ export interface AdoptionParts {
  * @param parts What it works with.
  */
 export function adoptLocks(parts: AdoptionParts): void {
-  const { records, table, log } = parts;
+  const { records, log } = parts;
   for (const name of records.names()) {
     const record = records.read(name);
     const isCurrent = record?.bootId === readBootId() &&
       record.pidNamespace === readPidNamespace();
-    let rest = isCurrent ? record.ownerships : [];
+    const ownerships = isCurrent ? record.ownerships : [];
     // A command that holds its lock by itself writes records too, and looks after them.
-    const left = rest.filter(({ agent }) => !isAlive(agent));
-    rest = rest.filter((ownership) => !left.includes(ownership));
-    for (const ownership of left) adoptOwnership(parts, name, ownership);
-    if (rest.length === 0 && table.claimantsOf(name).length === 0) {
-      dropRecord(records, name, record);
-    }
+    const left = ownerships.filter(({ agent }) => !isAlive(agent));
+    const stale = left.filter((ownership) => adoptOwnership(parts, name, ownership));
+    if (stale.length === ownerships.length) dropRecord(records, name, record);
   }
   for (const { pid, name } of unexplainedHolders(parts)) log("holder-unexplained", { pid, name });
   for (const session of new Set(parts.sessions.sessions.values())) {
@@ -72,21 +69,36 @@ export function adoptLocks(parts: AdoptionParts): void {
   }
 }
 
-function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRecord): void {
+/** Whether the ownership needs its record no longer, because its holder is gone. */
+function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRecord): boolean {
   const path = join(parts.lockDir, lockFileName(name));
-  const file = copyLockFile(record.holder, path);
+  const facts = { name, owner: record.owner, token: record.token, holderPid: record.holder.pid };
+  let file: LockFile | undefined;
+  try {
+    file = copyLockFile(record.holder, path);
+  } catch (error) {
+    // The holder lives and keeps the lock; an agent with more rights can still take it over.
+    parts.log("adoption-failed", { ...facts, message: (error as Error).message });
+    return false;
+  }
   if (file === undefined) {
-    parts.log("record-stale", { name, owner: record.owner, token: record.token });
-    return;
+    parts.log("record-stale", facts);
+    return true;
   }
   const { sessions } = parts.sessions;
   const claimants = record.grants.map(({ session }) =>
     sessions.get(session.secretHash) ?? Session.adopt(parts.sessions, record.owner, session)
   );
   parts.table.adopt(name, record, file, new AdoptedHolder(record.holder), claimants);
+  return false;
 }
 
-/** The very open file description that the holder has; opening the path anew would make another. */
+/**
+ * The very open file description that the holder has; opening the path anew would make another.
+ *
+ * @returns `undefined` where the process is gone or is no holder of this lock.
+ * @throws {ErrnoError} It is, and it is not ours to ask.
+ */
 function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
   const pidfd = openPidfd(holder.pid);
   if (pidfd === undefined) return undefined;
@@ -95,8 +107,6 @@ function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
     const fd = copyDescriptor(pidfd, LOCK_FD);
     const { dev, ino } = statSync(`/proc/self/fd/${fd}`);
     return { path, fd, device: dev, inode: ino, close: () => closeDescriptor(fd) };
-  } catch {
-    return undefined;
   } finally {
     closeDescriptor(pidfd);
   }
@@ -105,8 +115,9 @@ function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
 /** The path may have been unlinked meanwhile; then the link says so, and the lock is lost anyway. */
 function hasLock(pid: number, path: string): boolean {
   const target = listDescriptors(pid)?.find(([fd]) => fd === LOCK_FD)?.[1];
+  if (target !== path) return false;
   const info = readFileSync(`/proc/${pid}/fdinfo/${LOCK_FD}`, "latin1");
-  return target === path && /^lock:.*FLOCK/m.test(info);
+  return /^lock:.*FLOCK/m.test(info);
 }
 
 function dropRecord(records: Records, name: string, record: LockRecord | undefined): void {

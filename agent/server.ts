@@ -72,7 +72,7 @@ export interface AgentServer {
 export async function startServer(options: ServerOptions): Promise<AgentServer> {
   const { paths, log, gid } = options;
   checkLockDir(paths.lockDir);
-  const unlock = lockPlaces(paths, gid);
+  const unlock = await lockPlaces(paths, gid);
   const parts = assemble(options);
   parts.records.prepare();
   parts.tokens.prepare();
@@ -98,16 +98,16 @@ interface Parts {
   table: LockTable;
 }
 
-function lockPlaces(paths: AgentPaths, gid: number | undefined): () => void {
+async function lockPlaces(paths: AgentPaths, gid: number | undefined): Promise<() => void> {
   const { runtimeDir, stateDir, socket } = paths;
   const isShared = gid !== undefined;
   ensurePrivateFolder(runtimeDir, isShared ? 0o750 : 0o700);
   if (isShared) chownSync(runtimeDir, -1, gid);
   ensurePrivateFolder(stateDir, 0o700);
-  const unlockRuntime = lockRunFile(join(runtimeDir, "agent.lock"));
+  const unlockRuntime = await lockRunFile(join(runtimeDir, "agent.lock"));
   if (dirname(socket) === runtimeDir || isActivated()) return unlockRuntime;
   mkdirSync(dirname(socket), { recursive: true, mode: 0o700 });
-  const unlockSocket = lockRunFile(`${socket}.lock`);
+  const unlockSocket = await lockRunFile(`${socket}.lock`);
   return () => {
     unlockSocket();
     unlockRuntime();

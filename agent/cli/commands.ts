@@ -249,7 +249,7 @@ function serveOptions<T>(yargs: Argv<T>) {
     .option("idle-exit", {
       type: "string",
       requiresArg: true,
-      describe: "end after so long without a connection: 60s, 5m",
+      describe: "end after so long without connection and lock: 60s, 5m",
     })
     .option("quiet", { type: "boolean", describe: "write no events to stderr" });
 }

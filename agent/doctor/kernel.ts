@@ -1,5 +1,6 @@
 /**
- * The kernel: the calls that are used, and the settings that change what an open(2) may do.
+ * The kernel: the calls that are used, and the settings that change what an open(2) may do and
+ * whether an agent may take over the locks of one before it.
  *
  * @module
  */
@@ -11,20 +12,21 @@ import { lockNameOfFile } from "../../protocol/lock_name.ts";
 import { type Finding, found, type Scene } from "./finding.ts";
 
 /**
- * Version of the kernel, fs.protected_regular and fs.protected_symlinks.
+ * Version of the kernel, fs.protected_regular, fs.protected_symlinks and kernel.yama.ptrace_scope.
  *
  * @param scene What is known of the host.
  */
-export function checkKernel({ paths: { lockDir } }: Scene): Finding[] {
+export function checkKernel({ paths: { lockDir }, uid }: Scene): Finding[] {
   return [
     judgeKernel(release()),
-    judgeProtectedRegular(readSetting("protected_regular"), lockDir),
-    judgeProtectedSymlinks(readSetting("protected_symlinks")),
+    judgeProtectedRegular(readSetting("fs/protected_regular"), lockDir),
+    judgeProtectedSymlinks(readSetting("fs/protected_symlinks")),
+    judgePtraceScope(readSetting("kernel/yama/ptrace_scope"), uid),
   ];
 }
 
 /**
- * What a kernel version means for holders and for telling processes apart.
+ * What a kernel version means for holders, for leftover processes and for the next agent.
  *
  * @param version As `uname -r` prints it.
  */
@@ -41,7 +43,10 @@ export function judgeKernel(version: string): Finding {
     return found("kernel", "ok", `Linux ${version}: has close_range(2) and pidfd_getfd(2)`);
   }
   const what = `Linux ${version}: lacks ${missing.join(", ")}`;
-  return found("kernel", "warn", what, "Linux 5.9 or newer; holders start slower without");
+  const hint = "Linux 5.9 or newer. Without pidfd_open(2) and pidfd_getfd(2) leftover processes " +
+    "cannot be ended and a restarted agent cannot take locks over; without close_range(2) holders " +
+    "start slower";
+  return found("kernel", "warn", what, hint);
 }
 
 function judgeProtectedRegular(value: number | undefined, lockDir: string): Finding {
@@ -73,6 +78,25 @@ function judgeProtectedSymlinks(value: number | undefined): Finding {
   return found(id, "warn", what, "sysctl -w fs.protected_symlinks=1");
 }
 
+/**
+ * What Yama's setting means for an agent that is to take over the locks of one before it.
+ *
+ * @param value The setting; `undefined` where the kernel has no Yama.
+ * @param uid Who the agent runs as.
+ * @see pidfd_getfd(2), ptrace(2)
+ */
+export function judgePtraceScope(value: number | undefined, uid: number): Finding {
+  const id = "ptrace-scope";
+  const shown = value === undefined ? "no kernel.yama.ptrace_scope" : `ptrace_scope=${value}`;
+  if (value === undefined || value === 0 || (uid === 0 && value < 3)) {
+    return found(id, "ok", `${shown}: a restarted agent may take its locks over`);
+  }
+  const who = uid === 0 ? "not even root's agent may" : "an agent of this user may not";
+  const what = `${shown}: ${who} take locks over after a restart; they stay held by nobody`;
+  const hint = uid === 0 ? "kernel.yama.ptrace_scope=2 or lower" : "use the agent of root";
+  return found(id, "warn", what, hint);
+}
+
 function filesOfOthersThan(lockDir: string, uid: number): string[] {
   try {
     return readdirSync(lockDir).filter((file) => lockNameOfFile(file) !== undefined)
@@ -84,7 +108,7 @@ function filesOfOthersThan(lockDir: string, uid: number): string[] {
 
 function readSetting(name: string): number | undefined {
   try {
-    return Number(readFileSync(`/proc/sys/fs/${name}`, "utf8"));
+    return Number(readFileSync(`/proc/sys/${name}`, "utf8"));
   } catch {
     return undefined;
   }

@@ -16,6 +16,8 @@ import { type AgentReport, type Finding, found, type Scene } from "./finding.ts"
 /** Time an agent has to answer, in milliseconds. */
 const ANSWER_LIMIT_MS = 1_000;
 
+const RESTART = "restart it; locks stay held, and sessions resume";
+
 /**
  * Asks the agent what it is and what it knows.
  *
@@ -57,7 +59,7 @@ export function checkRunningAgent({ agent, uid }: Scene): Finding[] {
   }
   if (agent.kind === "broken") {
     const what = `Agent on ${agent.socket} does not answer: ${agent.reason}`;
-    return [found("agent", "fail", what, "restart it; held locks outlive it")];
+    return [found("agent", "fail", what, RESTART)];
   }
   return [judgeVersion(agent.socket, agent.version), judgeSocket(agent.socket, uid)];
 }
@@ -65,7 +67,7 @@ export function checkRunningAgent({ agent, uid }: Scene): Finding[] {
 function judgeVersion(socket: string, version: string): Finding {
   const what = `Agent on ${socket}: version ${version}`;
   if (version === VERSION) return found("agent", "ok", `${what}, as this program`);
-  return found("agent", "warn", `${what}, this program is ${VERSION}`, "restart the agent");
+  return found("agent", "warn", `${what}, this program is ${VERSION}`, RESTART);
 }
 
 function judgeSocket(socket: string, uid: number): Finding {

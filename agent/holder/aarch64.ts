@@ -10,6 +10,7 @@ import {
   MSG_WAITALL,
   ONE_DESCRIPTOR_LENGTH,
   PR_SET_NAME,
+  PR_SET_PTRACER,
   SCM_RIGHTS,
   STRAY_FD_LIMIT,
 } from "./frame.ts";
@@ -79,6 +80,11 @@ function closeStrays(a: Aarch64Assembler): void {
 
 function receiveOrder(a: Aarch64Assembler): void {
   a.label("prepare_order");
+  a.set(0, PR_SET_PTRACER & 0xffff, "under Yama a process is its ancestors' to ask,");
+  a.setUpper(0, PR_SET_PTRACER >>> 16, "and an agent that takes locks over is none:");
+  a.setAllOnes64(1, "PR_SET_PTRACER_ANY is -1, whoever has the right without Yama");
+  a.set(NUMBER, SYS.prctl, "prctl(PR_SET_PTRACER, -1), for pidfd_getfd");
+  a.syscall("without Yama it fails, and is not needed");
   a.address(SCRATCH, FRAME.operation, "the first bytes of the order");
   a.store64(FRAME.headBase, SCRATCH, "go to the frame");
   a.set(SCRATCH, HEAD_BYTES, "operation and flags");

@@ -39,6 +39,17 @@ export class Aarch64Assembler {
     this.#word(0x52800000 | (value << 5) | to, `mov w${to}, #${hex(value)}`, why);
   }
 
+  /** `movk wN, #imm16, lsl #16` (MOVK): the upper half; `set` makes the lower one. */
+  setUpper(to: number, value: number, why: string): void {
+    requireRange(value, 0, 0xffff);
+    this.#word(0x72a00000 | (value << 5) | to, `movk w${to}, #${hex(value)}, lsl #16`, why);
+  }
+
+  /** `mov xN, #-1` (MOVN of 0) */
+  setAllOnes64(to: number, why: string): void {
+    this.#word(0x92800000 | to, `mov x${to}, #0xffffffffffffffff`, why);
+  }
+
   /** `mov wN, #-1` (MOVN of 0) */
   setAllOnes(to: number, why: string): void {
     this.#word(0x12800000 | to, `mov w${to}, #0xffffffff`, why);

@@ -58,6 +58,9 @@ export const MSG_WAITALL = 0x100;
 /** PR_SET_NAME. @see prctl(2) */
 export const PR_SET_NAME = 15;
 
+/** PR_SET_PTRACER. @see prctl(2) */
+export const PR_SET_PTRACER = 0x59616d61;
+
 /** First descriptor that a holder closes at its start: all but the standard ones and the agent's. */
 export const FIRST_STRAY_FD = 4;
 

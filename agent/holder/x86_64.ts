@@ -9,6 +9,7 @@ import {
   MSG_WAITALL,
   ONE_DESCRIPTOR_LENGTH,
   PR_SET_NAME,
+  PR_SET_PTRACER,
   SCM_RIGHTS,
   STRAY_FD_LIMIT,
 } from "./frame.ts";
@@ -73,6 +74,11 @@ function closeStrays(a: X86Assembler): void {
 
 function receiveOrder(a: X86Assembler): void {
   a.label("prepare_order");
+  a.set("edi", PR_SET_PTRACER, "under Yama a process is its ancestors' to ask");
+  a.clear("esi", "and an agent that takes locks over is none:");
+  a.subtract64("rsi", 1, "PR_SET_PTRACER_ANY is -1, whoever has the right without Yama");
+  a.set("eax", SYS.prctl, "prctl(PR_SET_PTRACER, -1), for pidfd_getfd");
+  a.syscall("without Yama it fails, and is not needed");
   a.address("rax", FRAME.operation, "the first bytes of the order");
   a.store64(FRAME.headBase, "rax", "go to the frame");
   a.store64Value(FRAME.headLength, HEAD_BYTES, "operation and flags");

@@ -42,6 +42,7 @@ test("every check of the host has its say", async () => {
     "kernel",
     "protected-regular",
     "protected-symlinks",
+    "ptrace-scope",
     "proc",
     "pid-namespace",
     "open-files",

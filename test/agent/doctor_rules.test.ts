@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { judgeKernel } from "../../agent/doctor/kernel.ts";
+import { judgeKernel, judgePtraceScope } from "../../agent/doctor/kernel.ts";
 import { judgeRemoveIpc, parseLogindSettings } from "../../agent/doctor/logind.ts";
 import { judgeSshdSettings } from "../../agent/doctor/sshd_settings.ts";
 
@@ -12,6 +12,17 @@ test("an old kernel is told with what it lacks", () => {
     judgeKernel("4.19.0-26").what,
     /lacks pidfd_open\(2\), pidfd_getfd\(2\), close_range/,
   );
+});
+
+test("ptrace_scope matters to agents that are not root, and at 3 to all", () => {
+  const state = (value: number | undefined, uid: number) => judgePtraceScope(value, uid).state;
+  assert.deepEqual([undefined, 0, 1, 2, 3].map((value) => state(value, 0)), [
+    ...["ok", "ok", "ok", "ok", "warn"],
+  ]);
+  assert.deepEqual([undefined, 0, 1, 2].map((value) => state(value, 1000)), [
+    ...["ok", "ok", "warn", "warn"],
+  ]);
+  assert.match(judgePtraceScope(1, 1000).what, /an agent of this user may not take locks over/);
 });
 
 test("the last setting of a name in logind's files counts", () => {
