@@ -77,8 +77,7 @@ export class HolderProcess implements Holder {
     });
     this.#socket = this.#child.stdio[AGENT_FD] as unknown as Duplex | undefined;
     this.ended = new Promise((resolve) => this.#watchEnd(resolve));
-    // A process that could not be started has neither; its `error` event tells.
-    if (this.pid !== 0) this.#child.unref();
+    // A process that could not be started has no socket; its `error` event tells.
     this.#socket?.on("data", (reply: Buffer) => this.#hear(reply.toString("latin1")));
     this.#socket?.on("error", () => {/* the end of the process tells the same */});
   }

@@ -15,6 +15,9 @@ export type SessionKind = "ssh" | "process";
 /** The variable that `run` gives its command, and by which its processes are known. */
 export const TOKEN_VARIABLE = "SSHLOCK_TOKEN";
 
+/** SSH sessions that are remembered; one of them opens many channels. */
+const MAX_REMEMBERED = 1_000;
+
 /**
  * Finds the root of a peer's session.
  *
@@ -22,11 +25,28 @@ export const TOKEN_VARIABLE = "SSHLOCK_TOKEN";
  * @param asked What the peer says it is; a program that holds a lock for itself asks for `process`.
  */
 export function findRoot(peer: Peer, asked: SessionKind): { kind: SessionKind; root: ProcessId } {
-  const sshd = asked === "ssh" ? findSshdProcess(peer.pid) : undefined;
-  if (sshd !== undefined) {
-    return { kind: "ssh", root: { pid: sshd.pid, startTime: sshd.startTime } };
-  }
+  const sshd = asked === "ssh" ? sshdOf(peer) : undefined;
+  if (sshd !== undefined) return { kind: "ssh", root: sshd };
   return { kind: "process", root: { pid: peer.pid, startTime: peer.startTime ?? 0 } };
+}
+
+const knownSshds = new Map<string, ProcessId>();
+
+/** A process keeps its ancestor for as long as that lives, so it is looked for once. */
+function sshdOf(peer: Peer): ProcessId | undefined {
+  const key = `${peer.pid}/${peer.startTime}`;
+  const known = knownSshds.get(key);
+  if (known !== undefined) return known;
+  const found = findSshdProcess(peer.pid);
+  if (found === undefined) return undefined;
+  const sshd = { pid: found.pid, startTime: found.startTime };
+  remember(knownSshds, key, sshd);
+  return sshd;
+}
+
+function remember<T>(known: Map<string, T>, key: string, value: T): void {
+  if (known.size >= MAX_REMEMBERED) known.clear();
+  known.set(key, value);
 }
 
 /**
@@ -53,19 +73,15 @@ export function identifySession(
   return { marks: readMarks(root, peer.uid, variable), clientAddress };
 }
 
-/** SSH connections whose addresses are remembered; one SSH session opens many channels. */
-const MAX_REMEMBERED = 1_000;
-
-const remembered = new Map<string, string>();
+const knownConnections = new Map<string, string>();
 
 /** Finding it out can mean to read all TCP connections of the host, which takes milliseconds. */
 function connectionOfRoot(peerPid: number, root: ProcessId): string | undefined {
   const key = `${root.pid}/${root.startTime}`;
-  const known = remembered.get(key);
+  const known = knownConnections.get(key);
   if (known !== undefined) return known;
   const connection = readSshConnection(peerPid, root.pid);
   if (connection === undefined) return undefined;
-  if (remembered.size >= MAX_REMEMBERED) remembered.clear();
-  remembered.set(key, connection);
+  remember(knownConnections, key, connection);
   return connection;
 }

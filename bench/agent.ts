@@ -41,7 +41,11 @@ export async function startBenchAgent(
   const child = spawn(
     program as string,
     [...words, "serve", ...dirArgs(dirs), "--holder", builtHolder()],
-    { stdio: ["ignore", "ignore", log] },
+    {
+      stdio: ["ignore", "ignore", log],
+      // As the unit and the bridge start it.
+      env: { ...process.env, BUN_GC_TIMER_DISABLE: "1" },
+    },
   );
   closeSync(log);
   const exit = childExit(child);
