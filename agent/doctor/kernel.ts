@@ -88,7 +88,8 @@ function judgeProtectedSymlinks(value: number | undefined): Finding {
 export function judgePtraceScope(value: number | undefined, uid: number): Finding {
   const id = "ptrace-scope";
   const shown = value === undefined ? "no kernel.yama.ptrace_scope" : `ptrace_scope=${value}`;
-  if (value === undefined || value === 0 || (uid === 0 && value < 3)) {
+  // Holders let anyone of their own user trace them (PR_SET_PTRACER), which is enough at 1.
+  if (value === undefined || value <= 1 || (uid === 0 && value < 3)) {
     return found(id, "ok", `${shown}: a restarted agent may take its locks over`);
   }
   const who = uid === 0 ? "not even root's agent may" : "an agent of this user may not";

@@ -20,9 +20,9 @@ test("ptrace_scope matters to agents that are not root, and at 3 to all", () => 
     ...["ok", "ok", "ok", "ok", "warn"],
   ]);
   assert.deepEqual([undefined, 0, 1, 2].map((value) => state(value, 1000)), [
-    ...["ok", "ok", "warn", "warn"],
+    ...["ok", "ok", "ok", "warn"],
   ]);
-  assert.match(judgePtraceScope(1, 1000).what, /an agent of this user may not take locks over/);
+  assert.match(judgePtraceScope(2, 1000).what, /an agent of this user may not take locks over/);
 });
 
 test("the last setting of a name in logind's files counts", () => {
