@@ -24,9 +24,7 @@ export type WireErrorCode =
   | "no-token"
   | "holder-failed"
   | "limit"
-  | "no-proc"
-  | "cancelled"
-  | "shutting-down";
+  | "cancelled";
 
 /** The JSON-RPC 2.0 number of each code; -32000 for all that JSON-RPC does not know. */
 const NUMBERS: Partial<Record<WireErrorCode, number>> = {
