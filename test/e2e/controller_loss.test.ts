@@ -166,7 +166,7 @@ test("an agent that does not come back is a loss by silence", { skip }, async ()
 
 test("sshd closing the channel under a healthy session is no loss", { skip }, async () => {
   await using host = await startHost({
-    extraConfig: ["ChannelTimeout direct-streamlocal@openssh.com=1s"],
+    extraConfig: ["ChannelTimeout direct-streamlocal@openssh.com=2s"],
   });
   await using session = await host.connect({ transport: "streamlocal" });
   await using lock = await claim(session, "quiet");
