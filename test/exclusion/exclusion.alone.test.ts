@@ -20,7 +20,7 @@ import { sabotageHolder } from "./sabotage.ts";
 const claims = Number(process.env.SSHLOCK_EXCLUSION_CLAIMS ?? 3000);
 const seed = Number(process.env.SSHLOCK_EXCLUSION_SEED ?? randomInt(2 ** 32));
 /** A run of the default size takes a fraction of it on two cores. */
-const deadlineMs = Math.max(85_000, claims * 30);
+const deadlineMs = Math.max(200_000, claims * 60);
 const timeout = deadlineMs + 60_000;
 
 const shellTools = requires("bash", "flock", "sleep");
