@@ -180,6 +180,8 @@ test("a killed bridge is no end: the session keeps its lock and resumes", { skip
   }, { what: "a detached session" });
   assert.ok(token > 0);
   await session.kill();
+  // With its SSH session gone it ends, and what it had started with it.
+  await other.request("claim", { name: "x", waitMs: 20_000 });
 });
 
 interface Status {
