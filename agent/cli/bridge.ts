@@ -58,7 +58,7 @@ async function startAgentFor(options: PathOptions, reason: string): Promise<Sock
       stdio: "ignore",
       detached: true,
       cwd: "/",
-      env: { ...process.env, ...QUIET_RUNTIME },
+      env: agentEnvironment(),
     },
   );
   agent.on("error", () => {/* seen below as an agent that does not listen */});
@@ -72,6 +72,12 @@ async function startAgentFor(options: PathOptions, reason: string): Promise<Sock
   throw new CommandError(`Cannot reach an agent: ${reason}; none could be started on ${socket}`, {
     hint: "sshlock-agent serve shows why",
   });
+}
+
+/** Not the SSH session's: with its marks the agent would end with the session as one of its processes. */
+function agentEnvironment(): NodeJS.ProcessEnv {
+  const own = Object.entries(process.env).filter(([name]) => !name.startsWith("SSH_"));
+  return { ...Object.fromEntries(own), ...QUIET_RUNTIME };
 }
 
 /** The command that this process was started with: the binary, or a runtime with the bundle. */
