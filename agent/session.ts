@@ -16,7 +16,7 @@ import type { Log } from "./log.ts";
 import type { Peer } from "./peer.ts";
 import { isAlive } from "./proc.ts";
 import type { SessionRecord } from "./records.ts";
-import { findRoot, identifySession, type SessionKind, TOKEN_VARIABLE } from "./session_root.ts";
+import { findRoot, identifySshSession, type SessionKind, TOKEN_VARIABLE } from "./session_root.ts";
 import type { Listened, SilenceWatch } from "./silence.ts";
 
 /** Pause between two looks whether the root of a detached session lives, in milliseconds. */
@@ -72,7 +72,7 @@ export class Session implements Claimant, Listened {
   readonly #silenceMs: number;
   #marks: SessionMarks;
   #outlet: Outlet | undefined;
-  #isIdentified = false;
+  #isIdentified: boolean;
 
   private constructor(
     parts: SessionParts,
@@ -89,6 +89,8 @@ export class Session implements Claimant, Listened {
     this.#secretHash = record.secretHash;
     this.#marks = record.marks;
     this.#outlet = outlet;
+    // What a local program started is known by ancestry while it lives, and by its token after.
+    this.#isIdentified = record.kind === "process";
   }
 
   /**
@@ -172,9 +174,9 @@ export class Session implements Claimant, Listened {
    */
   identify(): void {
     if (this.#isIdentified || !this.#parts.table.concerns(this)) return;
-    const { marks, clientAddress } = identifySession(this.peer, this.kind, this.#marks.root);
+    const { marks, clientAddress } = identifySshSession(this.peer, this.#marks.root);
     this.clientAddress ??= clientAddress;
-    this.#isIdentified = this.kind === "process" || marks.variable !== undefined;
+    this.#isIdentified = marks.variable !== undefined;
     this.#marks = { ...marks, variable: marks.variable ?? this.#marks.variable };
     this.#parts.table.recordOf(this);
   }

@@ -50,21 +50,15 @@ function remember<T>(known: Map<string, T>, key: string, value: T): void {
 }
 
 /**
- * Reads what marks the processes of a session, as far as it can be known by now.
+ * Reads what marks the processes of an SSH session, as far as it can be known by now.
  *
  * @param peer Who has connected.
- * @param kind What the session is.
- * @param root Its root.
+ * @param root The sshd of the session.
  */
-export function identifySession(
+export function identifySshSession(
   peer: Peer,
-  kind: SessionKind,
   root: ProcessId,
 ): { marks: SessionMarks; clientAddress: string | undefined } {
-  if (kind === "process") {
-    // What a local program started is known by ancestry while it lives, and by its token after.
-    return { marks: { root, uid: peer.uid }, clientAddress: undefined };
-  }
   const connection = connectionOfRoot(peer.pid, root);
   const variable = connection === undefined
     ? undefined

@@ -4,14 +4,9 @@
  * @module
  */
 
-import {
-  describeMs,
-  type HolderFacts,
-  type LockFacts,
-  type StatusParams,
-  type StatusResult,
-} from "../../protocol/messages.ts";
+import { type StatusParams, type StatusResult } from "../../protocol/messages.ts";
 import { readAllPages } from "../../protocol/status_pages.ts";
+import { STATUS_HEADINGS, statusRows } from "../../protocol/status_rows.ts";
 import { isLockName, LOCK_NAME_RULE } from "../../protocol/lock_name.ts";
 import { AgentClient, connectToAgent } from "../client.ts";
 import { readHostStatus } from "../host_status.ts";
@@ -80,9 +75,9 @@ async function readStatus(options: PathOptions, name: string | undefined): Promi
 }
 
 function printStatus({ locks, notes, source }: Status, { legend, name }: StatusOptions): void {
-  const rows = locks.flatMap(rowsOf);
+  const rows = locks.flatMap(statusRows);
   if (rows.length > 0) {
-    const table = formatTable(HEADINGS, rows, { legend });
+    const table = formatTable(STATUS_HEADINGS, rows, { legend });
     for (const line of table) printLine(line);
   }
   for (const note of notes ?? []) printLine(note);
@@ -91,40 +86,4 @@ function printStatus({ locks, notes, source }: Status, { legend, name }: StatusO
     ? name === undefined ? "No locks are held." : `${name} is free.`
     : `\n${locks.length} lock${locks.length === 1 ? "" : "s"} listed.`;
   printLine(source === "agent" ? total : `${total} No agent runs: this is what the kernel says.`);
-}
-
-const HEADINGS = ["NAME", "OWNER", "USER", "PID", "FOR", "TOKEN", "MODE", "WHY"];
-
-function rowsOf({ name, holders, waiters }: LockFacts): string[][] {
-  const waiting = waiters.map((waiter) => [
-    name,
-    waiter.owner,
-    String(waiter.uid),
-    "-",
-    describeMs(waiter.waitedMs),
-    "-",
-    "waits",
-    waiter.purpose ?? "",
-  ]);
-  return [...holders.map((holder) => rowOf(name, holder)), ...waiting];
-}
-
-function rowOf(name: string, holder: HolderFacts): string[] {
-  const mode = holder.shared === true ? "shared" : "exclusive";
-  if (holder.kind === "own") {
-    const { owner, user, uid, holderPid, heldMs, token, purpose } = holder;
-    const forMs = describeMs(heldMs);
-    return [name, owner, user ?? `${uid}`, `${holderPid}`, forMs, `${token}`, mode, purpose ?? ""];
-  }
-  const { record, pid, uid, user, command, hiddenBecause } = holder;
-  return [
-    name,
-    record?.owner ?? "(foreign)",
-    user ?? String(uid ?? "-"),
-    String(pid ?? "-"),
-    record === undefined ? "-" : describeMs(Math.max(0, Date.now() - record.since)),
-    String(record?.token ?? "-"),
-    mode,
-    record?.purpose ?? command ?? hiddenBecause ?? "",
-  ];
 }

@@ -5,13 +5,8 @@
  */
 
 import { isLockName, LOCK_NAME_RULE } from "../../protocol/lock_name.ts";
-import {
-  describeMs,
-  type HolderFacts,
-  type LockFacts,
-  type StatusResult,
-  type WaiterFacts,
-} from "../../protocol/messages.ts";
+import type { StatusResult } from "../../protocol/messages.ts";
+import { STATUS_HEADINGS, statusRows } from "../../protocol/status_rows.ts";
 import { connect } from "../connect.ts";
 import { EXIT, UsageError } from "./exit_codes.ts";
 import { type ConnectArguments, connectOptionsOf, targetOf } from "./options.ts";
@@ -49,13 +44,11 @@ export async function showStatus(args: StatusArguments): Promise<number> {
   return EXIT.ok;
 }
 
-const HEADINGS = ["NAME", "OWNER", "USER", "PID", "FOR", "TOKEN", "MODE", "WHY"];
-
 function printStatus({ locks, notes }: StatusResult, host: string, args: StatusArguments): void {
   const { name, legend = true } = args;
-  const rows = locks.flatMap((lock) => rowsOf(lock));
+  const rows = locks.flatMap(statusRows);
   if (rows.length > 0) {
-    for (const line of formatTable(HEADINGS, rows, legend)) printLine(line);
+    for (const line of formatTable(STATUS_HEADINGS, rows, legend)) printLine(line);
   }
   if (!legend) return;
   if (rows.length === 0) {
@@ -64,35 +57,4 @@ function printStatus({ locks, notes }: StatusResult, host: string, args: StatusA
     printLine(`\n${locks.length} lock${locks.length === 1 ? "" : "s"} on ${host}.`);
   }
   for (const note of notes ?? []) printLine(`Note: ${note}.`);
-}
-
-function rowsOf({ name, holders, waiters }: LockFacts): string[][] {
-  return [
-    ...holders.map((holder) => holderRow(name, holder)),
-    ...waiters.map((waiter) => waiterRow(name, waiter)),
-  ];
-}
-
-function holderRow(name: string, holder: HolderFacts): string[] {
-  const mode = holder.shared === true ? "shared" : "exclusive";
-  if (holder.kind === "own") {
-    const { owner, user, uid, holderPid, heldMs, token, purpose = "" } = holder;
-    const forMs = describeMs(heldMs);
-    return [name, owner, user ?? `${uid}`, `${holderPid}`, forMs, `${token}`, mode, purpose];
-  }
-  const { record, pid, uid, user, command, hiddenBecause } = holder;
-  return [
-    name,
-    record?.owner ?? "(foreign)",
-    user ?? String(uid ?? "-"),
-    String(pid ?? "-"),
-    record === undefined ? "-" : describeMs(Math.max(0, Date.now() - record.since)),
-    String(record?.token ?? "-"),
-    mode,
-    record?.purpose ?? command ?? hiddenBecause ?? "",
-  ];
-}
-
-function waiterRow(name: string, { owner, uid, waitedMs, purpose = "" }: WaiterFacts): string[] {
-  return [name, owner, String(uid), "-", describeMs(waitedMs), "-", "waits", purpose];
 }
