@@ -66,15 +66,16 @@ async function runShell(command: string): Promise<Ran> {
 function normalise(text: string): string {
   const { sshd, target } = host;
   return text
+    // First: a short port, user or host name may stand anywhere in it.
+    .replace(/SHA256:[A-Za-z0-9+/]{43}/g, "SHA256:FINGERPRINT")
     .replaceAll(target.agentSocket as string, "/run/agent.sock")
     .replaceAll(sshd.privateKeyPath, "KEY")
-    .replaceAll(String(sshd.port), "PORT")
+    .replace(new RegExp(`\\b${sshd.port}\\b`, "g"), "PORT")
     .replaceAll(`(${sshd.username}, uid`, "(USER, uid")
     .replaceAll(`${sshd.username}@127.0.0.1`, "USER@127.0.0.1")
     .replaceAll(`"user":"${sshd.username}"`, '"user":"USER"')
     .replaceAll(`for ${sshd.username}`, "for USER")
-    .replaceAll(hostname(), "MACHINE")
-    .replace(/SHA256:[A-Za-z0-9+/]{43}/g, "SHA256:FINGERPRINT")
+    .replace(new RegExp(`\\b${hostname()}\\b`, "g"), "MACHINE")
     .replace(/uid \d+/g, "uid UID")
     .replace(/\bfor \d+ (ms|s)\b/g, "for TIME")
     .replace(/waited \d+ (ms|s)\b/g, "waited TIME")
