@@ -26,7 +26,7 @@ import {
   readCommand,
   readPidNamespace,
 } from "./proc.ts";
-import type { LockRecord, OwnershipRecord, Records } from "./records.ts";
+import { type LockRecord, type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
 import { Session, type SessionParts } from "./session.ts";
 
 /** What an adoption works with. */
@@ -86,8 +86,10 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
     return true;
   }
   const { sessions } = parts.sessions;
-  const claimants = record.grants.map(({ session }) =>
-    sessions.get(session.secretHash) ?? Session.adopt(parts.sessions, record.owner, session)
+  const claimants = partsOfRecord(record).map(({ session }) =>
+    record.parked === undefined
+      ? sessions.get(session.secretHash) ?? Session.adopt(parts.sessions, record.owner, session)
+      : Session.adoptEnded(parts.sessions, record.owner, session)
   );
   parts.table.adopt(name, record, file, new AdoptedHolder(record.holder), claimants);
   return false;

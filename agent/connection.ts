@@ -41,6 +41,7 @@ import { findLeftovers, type Leftover } from "./leftovers.ts";
 import type { Peer } from "./peer.ts";
 import { readBootId, readPidNamespace } from "./proc.ts";
 import { hashOf, type Outlet, Session, type SessionParts } from "./session.ts";
+import type { Rights } from "./rights.ts";
 import { findRoot } from "./session_root.ts";
 import { sendSignals } from "./signals.ts";
 import { userName } from "./users.ts";
@@ -62,6 +63,8 @@ const MAX_OPEN_LOOKS = 8;
 export interface ConnectionParts extends SessionParts {
   /** Everything that holds a lock on this host, for `status`. */
   status(name: string | undefined): Promise<StatusResult>;
+  /** Who may end whose sessions. */
+  rights: Rights;
   /** Whether the agent is ending. */
   isStopping(): boolean;
 }
@@ -298,25 +301,22 @@ export class Connection implements Outlet {
 
   async #break(params: Record<string, unknown>): Promise<{ broken: string[] }> {
     const { name, reason } = readBreak(params);
-    const sessions = this.#parts.table.claimantsOf(name) as Session[];
-    if (sessions.length === 0) {
+    const endings = this.#parts.table.endingsOf(name);
+    if (endings.length === 0) {
       throw new WireError("not-held", `Cannot break "${name}": no session of this agent has it`, {
         name,
       });
     }
     const by = `${userName(this.#peer.uid) ?? `uid ${this.#peer.uid}`}`;
-    const mayBreak = ({ peer }: Session) => [0, peer.uid].includes(this.#peer.uid);
-    const denied = sessions.find((session) => !mayBreak(session));
+    const denied = endings.find(({ uid }) => !this.#parts.rights.mayEnd(this.#peer, uid));
     if (denied !== undefined) {
-      const message =
-        `Cannot break "${name}": it is held by uid ${denied.peer.uid}, and ${by} is ` +
-        `neither root nor that user`;
-      throw new WireError("denied", message, { name, uid: denied.peer.uid });
+      const message = `Cannot break "${name}": it is held by uid ${denied.uid}, and ${by} is ` +
+        `neither root nor that user nor in the admin group`;
+      throw new WireError("denied", message, { name, uid: denied.uid });
     }
-    const detail = `broken by ${by}: ${reason}`;
     this.#parts.log("lock-broken", { name, by, uid: this.#peer.uid, why: reason });
-    for (const session of sessions) void session.end({ reason: "broken", detail });
-    return Promise.resolve({ broken: sessions.map((session) => session.owner) });
+    for (const { end } of endings) end({ reason: "broken", detail: `broken by ${by}: ${reason}` });
+    return Promise.resolve({ broken: endings.map(({ owner }) => owner) });
   }
 
   #sessionFor(what: string): Session {

@@ -7,7 +7,7 @@
 import type { ForeignHolder, HolderFacts, LockFacts, StatusResult } from "../protocol/messages.ts";
 import { findForeignHolders, listLockedFiles, type LockedFile } from "./kernel_locks.ts";
 import { type ProcessId, readStat } from "./proc.ts";
-import type { OwnershipRecord, Records } from "./records.ts";
+import { type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
 
 /** Where to look. */
 export interface StatusSources {
@@ -84,8 +84,9 @@ export function explain(holder: ForeignHolder, ownerships: OwnershipRecord[]): F
   if (pid === undefined) return holder;
   const found = ownerships.find((ownership) => isSameProcess(ownership.holder, pid));
   if (found === undefined) return holder;
-  const { owner, token, since, grants } = found;
-  return { ...holder, record: { owner, purpose: grants[0]?.purpose, token, since } };
+  const { owner, token, since } = found;
+  const purpose = partsOfRecord(found)[0]?.purpose;
+  return { ...holder, record: { owner, purpose, token, since } };
 }
 
 function isSameProcess(recorded: ProcessId, pid: number): boolean {

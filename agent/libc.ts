@@ -11,6 +11,7 @@ import process from "node:process";
 
 const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
+const SO_PEERGROUPS = 59;
 const SCM_RIGHTS = 1;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
@@ -22,6 +23,10 @@ const SYS_PIDFD_GETFD = 438;
 const ESRCH = 3;
 const EINTR = 4;
 const EAGAIN = 11;
+const ERANGE = 34;
+
+/** Supplementary groups that are asked for at first: more than nearly every user has. */
+const FEW_GROUPS = 64;
 
 /** flock(2): shared. */
 export const LOCK_SH = 1;
@@ -123,6 +128,28 @@ export function peerCredentials(fd: number): PeerCredentials {
     throw new ErrnoError("getsockopt", libc.errno());
   }
   return { pid: credentials[0]!, uid: credentials[1]! >>> 0, gid: credentials[2]! >>> 0 };
+}
+
+/**
+ * The supplementary groups of who connected a unix socket, as they were at connect(2).
+ *
+ * @param fd An accepted unix socket.
+ * @throws {ErrnoError} It is no unix socket.
+ * @see unix(7), SO_PEERGROUPS
+ */
+export function peerGroups(fd: number): number[] {
+  const libc = symbols();
+  for (let room = FEW_GROUPS;;) {
+    const groups = new Uint32Array(room);
+    const size = new Uint32Array([groups.byteLength]);
+    const result = libc.getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, bytesOf(groups), bytesOf(size));
+    const count = size[0]! / Uint32Array.BYTES_PER_ELEMENT;
+    if (result === 0) return [...groups.subarray(0, count)];
+    const errno = libc.errno();
+    // With too little room the kernel tells how much it takes.
+    if (errno !== ERANGE || count <= room) throw new ErrnoError("getsockopt", errno);
+    room = count;
+  }
 }
 
 /**

@@ -15,11 +15,13 @@ import { loadLibc } from "./libc.ts";
 import { Limits } from "./limits.ts";
 import { LockDirWatch } from "./lock_dir_watch.ts";
 import { checkLockDir } from "./lock_file.ts";
-import { type Claimant, LockTable } from "./lock_table.ts";
+import { LockTable } from "./lock_table.ts";
 import { createLog } from "./log.ts";
+import type { Claimant } from "./ownership.ts";
 import { type AgentPaths, ensurePrivateFolder } from "./paths.ts";
 import { identifyPeer } from "./peer.ts";
 import { Records, type SessionRecord } from "./records.ts";
+import { Rights } from "./rights.ts";
 import { TokenStore } from "./token_store.ts";
 
 /**
@@ -53,6 +55,7 @@ export async function claimHere(
     limits: new Limits(),
     log,
     outlivesAgent: false,
+    rights: new Rights(undefined),
   });
   const watch = new LockDirWatch(paths.lockDir, table, log);
   table.onHolding = (isHolding) => watch.set(isHolding);
@@ -113,6 +116,10 @@ class LocalCommand implements Claimant, HeldLock {
     this.onLost?.(loss);
     this.onLost = undefined;
   }
+
+  notifyTakeover(): void {/* only an agent's clients can ask */}
+
+  end(): void {/* as above */}
 
   release(): Promise<void> {
     this.onLost = undefined;

@@ -8,13 +8,16 @@
  * 2. Before a grant is answered its path led to the locked inode, its token was counted, and its
  *    record was written (`#acquire`, `#grant`); only then does its holder outlive this process.
  * 3. Claims of one lock are tried one at a time, in the order they came (`#pump`): a claim never
- *    overtakes one that waits, and at most one of our holders waits in the kernel's queue.
+ *    overtakes one that waits, and at most one of our holders waits in the kernel's queue. Only one
+ *    that may take the lock over by force goes before those that can just wait (`#enqueue`).
  * 4. The next try starts only when the last one's holder can no longer take the lock (`#attempt`
  *    waits for its end), so we never contend with what we gave up ourselves.
  * 5. A claim is settled once: granted, or refused with the first cause (`PendingClaim.settle`).
  * 6. A lock with no ownerships and no claims has no entry (`#pump`).
  * 7. An ownership ends with the last of its grants; the grant of a session that ends stays until the
  *    session's processes are cleared away (`beginEnd`, `finishEnd`), and nobody joins it meanwhile.
+ * 8. A parked ownership has no grants, and only its owner gets it (`#park`, `#unpark`): the kernel's
+ *    lock is kept all the while, the token is a new one.
  *
  * @module
  */
@@ -22,6 +25,7 @@
 import { performance } from "node:perf_hooks";
 import process from "node:process";
 import {
+  type ChangeEvent,
   type ChangeParams,
   type ClaimParams,
   type ClaimResult,
@@ -30,15 +34,10 @@ import {
   type HolderFacts,
   type LockFacts,
   type LossReason,
-  type LostParams,
-  type OwnHolder,
-  type ProcessFacts,
-  type QueuedParams,
   type ReleaseResult,
 } from "../protocol/messages.ts";
-import { GRACE_MS } from "../protocol/limits.ts";
+import { GRACE_MS, MAX_PARK_MS } from "../protocol/limits.ts";
 import { WireError } from "../protocol/wire_error.ts";
-import type { EndPolicy } from "./clean_up.ts";
 import type { Holder, HolderPool, HolderProcess } from "./holder.ts";
 import { explain } from "./host_status.ts";
 import { findForeignHoldersOf } from "./kernel_locks.ts";
@@ -46,9 +45,22 @@ import { flock, LOCK_UN } from "./libc.ts";
 import type { Limits } from "./limits.ts";
 import { isStillThere, type LockFile, openLockFile } from "./lock_file.ts";
 import type { Log } from "./log.ts";
-import type { Peer } from "./peer.ts";
+import {
+  type Claimant,
+  type EndCause,
+  eventFacts,
+  factsOfGrant,
+  type Grant,
+  heldMsOf,
+  isOver,
+  type Ownership,
+  partsOf,
+  toRecord,
+} from "./ownership.ts";
+import { PendingClaim, type Takeover } from "./pending_claim.ts";
 import { readBootId, readPidNamespace, readStat } from "./proc.ts";
-import type { OwnershipRecord, Records, SessionRecord } from "./records.ts";
+import { type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
+import type { Rights } from "./rights.ts";
 import type { TokenStore } from "./token_store.ts";
 import { userName } from "./users.ts";
 
@@ -63,34 +75,6 @@ const HOLDER_RESTART_PAUSE_MS = 200;
 
 /** Holders that are started at once: each start takes a millisecond in which nobody else is heard. */
 const MAX_STARTING = 4;
-
-/** What the table knows of a session. */
-export interface Claimant {
-  /** Whether it is there, without a connection, or ending. */
-  readonly state: "held" | "detached" | "ending";
-  /** The processes that its end waits for. */
-  readonly awaiting: ProcessFacts[];
-  /** What is recorded of it. */
-  readonly record: SessionRecord;
-  /** Called when it claims for the first time since it was idle. */
-  onActive(): void;
-  /** Called before a grant of its is recorded. */
-  onGranted(token: number): void;
-  /** Called when it has and wants nothing any longer. */
-  onIdle(): void;
-  /** The identity that claims are made under. */
-  readonly owner: string;
-  /** The process at the other end. */
-  readonly peer: Peer;
-  /** Address of the SSH client, once it is known. */
-  readonly clientAddress: string | undefined;
-  /** When the session was last heard of, on the monotonic clock, in milliseconds. */
-  readonly lastHeardAt: number;
-  /** Tells the session that its claim waits. */
-  notifyQueued(params: QueuedParams): void;
-  /** Tells the session that a lock is lost. */
-  notifyLost(params: LostParams): void;
-}
 
 /** What a table works with. */
 export interface LockTableParts {
@@ -110,30 +94,8 @@ export interface LockTableParts {
   log: Log;
   /** Whether a held lock outlives this process. */
   outlivesAgent: boolean;
-}
-
-/** One owner's lock: an open file description, its holder and its token. */
-interface Ownership {
-  readonly name: string;
-  readonly owner: string;
-  readonly uid: number;
-  readonly shared: boolean;
-  readonly token: number;
-  readonly since: number;
-  readonly sinceAt: number;
-  readonly file: LockFile;
-  holder: Holder;
-  /** The sessions of the owner that have it, in the order they came. */
-  readonly grants: Grant[];
-}
-
-/** A session's part in an ownership. */
-interface Grant {
-  readonly ownership: Ownership;
-  readonly claimant: Claimant;
-  readonly purpose: string | undefined;
-  readonly onEnd: EndPolicy;
-  readonly graceMs: number;
+  /** Who may take a lock over by force. */
+  rights: Rights;
 }
 
 interface LockEntry {
@@ -143,57 +105,6 @@ interface LockEntry {
   /** In the order they came; the first may be the one that is tried. */
   readonly queue: PendingClaim[];
   attempt: PendingClaim | undefined;
-}
-
-/** A claim that is not settled yet, or whose holder has not ended yet. */
-class PendingClaim {
-  readonly startedAt = performance.now();
-  /** The process that tries to take the lock for this claim. */
-  holder: HolderProcess | undefined;
-  /** Whether the kernel has queued its holder. */
-  isQueued = false;
-  isSettled = false;
-  readonly claimant: Claimant;
-  readonly params: ClaimParams;
-  readonly resolve: (result: ClaimResult) => void;
-  readonly reject: (error: Error) => void;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-
-  constructor(
-    claimant: Claimant,
-    params: ClaimParams,
-    resolve: (result: ClaimResult) => void,
-    reject: (error: Error) => void,
-  ) {
-    this.claimant = claimant;
-    this.params = params;
-    this.resolve = resolve;
-    this.reject = reject;
-  }
-
-  get waitMs(): number {
-    return this.params.waitMs ?? 0;
-  }
-
-  get shared(): boolean {
-    return this.params.shared ?? false;
-  }
-
-  get waitedMs(): number {
-    return Math.round(performance.now() - this.startedAt);
-  }
-
-  /** Calls back once the claim has waited as long as it wanted to. */
-  limitWait(onTimeout: () => void): void {
-    this.#timer = setTimeout(onTimeout, this.waitMs);
-  }
-
-  /** Whether this was the first cause; its answer is the one that counts. */
-  settle(): boolean {
-    if (this.isSettled) return false;
-    clearTimeout(this.#timer);
-    return this.isSettled = true;
-  }
 }
 
 /** The locks of one agent, who has them and who waits for them. */
@@ -239,14 +150,22 @@ export class LockTable {
   claim(claimant: Claimant, params: ClaimParams): Promise<ClaimResult> {
     return new Promise((resolve, reject) => {
       this.#refuseSecondClaim(claimant, params.name);
+      refuseLongParking(params);
       this.#parts.limits.addClaim(claimant.peer.uid);
       const entry = this.#entryOf(params.name);
-      const claim = new PendingClaim(claimant, params, resolve, reject);
+      const mayForce = this.#mayForce(entry, claimant);
+      const claim = new PendingClaim(claimant, params, mayForce, { resolve, reject });
       const own = joinable(entry, claim);
       if (own !== undefined) return this.#join(entry, own, claim);
-      entry.queue.push(claim);
       this.#index(claimant).add(entry);
+      enqueue(entry.queue, claim);
+      const reserved = entry.ownerships.find((ownership) => isReservedFor(ownership, claim));
+      if (reserved !== undefined) return this.#unpark(entry, reserved, claim);
       if (claim.waitMs > 0) claim.limitWait(() => void this.#refuse(entry, claim));
+      const { attempt } = entry;
+      // The kernel would serve the one that stands in its queue first.
+      if (claim.isForced && attempt?.isForced === false) attempt.withdraw();
+      this.#askForTakeover(entry);
       this.#pump(entry);
       if (!claim.isSettled && entry.attempt !== claim) this.#tellQueued(entry, claim);
     });
@@ -311,13 +230,13 @@ export class LockTable {
    */
   beginEnd(
     claimant: Claimant,
-    cause: { reason: LossReason; detail: string },
+    cause: EndCause,
   ): { policy: "kill" | "drain" | undefined; graceMs: number } {
     this.cancelClaims(claimant, cause.detail);
     const grants = this.#grantsOf(claimant);
     for (const grant of grants) {
       this.#notifyLoss(grant, cause.reason, cause.detail);
-      if (grant.onEnd === "leave") this.#end(this.#entryOf(grant.ownership.name), grant, "lost");
+      if (grant.onEnd === "leave") this.#endOrPark(grant, cause);
       else this.#announce("ending", claimant, this.#entryOf(grant.ownership.name));
     }
     const policies = grants.map((grant) => grant.onEnd);
@@ -326,14 +245,14 @@ export class LockTable {
   }
 
   /**
-   * Frees all locks of a session whose processes are gone. They are free when this returns.
+   * Frees all locks of a session whose processes are gone, but for those that are reserved for their
+   * owner from now on. They are free when this returns.
    *
    * @param claimant The session.
+   * @param cause Why it has ended.
    */
-  finishEnd(claimant: Claimant): void {
-    for (const grant of this.#grantsOf(claimant)) {
-      this.#end(this.#entryOf(grant.ownership.name), grant, "lost");
-    }
+  finishEnd(claimant: Claimant, cause: EndCause): void {
+    for (const grant of this.#grantsOf(claimant)) this.#endOrPark(grant, cause);
   }
 
   /**
@@ -343,7 +262,8 @@ export class LockTable {
    * @param record What was recorded of the ownership.
    * @param file The open file description that has the lock.
    * @param holder Its holder.
-   * @param claimants The sessions that have it, in the order of the record's grants.
+   * @param claimants The sessions that have it, in the order of the record's grants; for a parked
+   * one, the session that had it last.
    */
   adopt(
     name: string,
@@ -358,16 +278,21 @@ export class LockTable {
     const ownership: Ownership = {
       ...{ name, owner, uid, shared, token, since, sinceAt, file, holder },
       grants: [],
+      parked: undefined,
     };
-    for (const [index, { purpose, onEnd, graceMs }] of record.grants.entries()) {
+    for (const [index, { purpose, onEnd, graceMs, parkMs }] of partsOfRecord(record).entries()) {
       const claimant = claimants[index]!;
       this.#parts.limits.addClaim(claimant.record.peer.uid);
-      ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs });
+      ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs, parkMs });
       this.#index(claimant).add(entry);
     }
     this.#own(entry, ownership);
-    this.#record(entry);
     for (const grant of ownership.grants) this.#parts.log("lock-adopted", eventFacts(grant));
+    if (record.parked === undefined) return this.#record(entry);
+    // The wall clock may have jumped: that may cost the owner time, and others no more than parkMs.
+    const [grant] = ownership.grants as [Grant];
+    const leftMs = Math.min(Math.max(0, record.parked.until - Date.now()), grant.parkMs);
+    this.#park(entry, grant, leftMs);
   }
 
   /**
@@ -382,13 +307,34 @@ export class LockTable {
   }
 
   /**
-   * The sessions that have a lock.
+   * Who has a lock, and how that is ended: the sessions that have it, or the owner it is reserved for.
    *
    * @param name The lock.
    */
-  claimantsOf(name: string): Claimant[] {
+  endingsOf(name: string): { owner: string; uid: number; end(cause: EndCause): void }[] {
     const entry = this.#entries.get(name);
-    return entry === undefined ? [] : grantsOfEntry(entry).map((grant) => grant.claimant);
+    if (entry === undefined) return [];
+    return partsOfEntry(entry).map((grant) => ({
+      owner: grant.claimant.owner,
+      uid: grant.claimant.peer.uid,
+      end: (cause) => this.#endByForce(grant, cause),
+    }));
+  }
+
+  /**
+   * Tells a session that has come back who has asked for its locks meanwhile.
+   *
+   * @param claimant The session.
+   */
+  repeatTakeovers(claimant: Claimant): void {
+    for (const grant of this.#grantsOf(claimant)) {
+      for (const claim of this.#entryOf(grant.ownership.name).queue) {
+        const asked = claim.takeover?.asked.get(grant);
+        if (asked === undefined) continue;
+        const deadlineMs = Math.max(0, Math.round(asked.endsAt - performance.now()));
+        this.#tellTakeover(grant, claim, deadlineMs);
+      }
+    }
   }
 
   /**
@@ -498,6 +444,8 @@ export class LockTable {
       return;
     }
     const claim = entry.attempt = entry.queue[0]!;
+    claim.isWithdrawn = claim.isQueued = false;
+    claim.holder = undefined;
     this.#starting.add(claim);
     void this.#attempt(entry, claim);
   }
@@ -529,7 +477,7 @@ export class LockTable {
     }
   }
 
-  /** The lock in the kernel, or `undefined` when the claim was settled meanwhile. */
+  /** The lock in the kernel, or `undefined` when the claim was settled or withdrawn meanwhile. */
   async #acquire(entry: LockEntry, claim: PendingClaim): Promise<Ownership | undefined> {
     const { lockDir, gid, pool } = this.#parts;
     const { name } = entry;
@@ -538,7 +486,10 @@ export class LockTable {
       const file = openLockFile(lockDir, name, access);
       const order = { name, shared: claim.shared, wait: claim.waitMs > 0, tied: true };
       const { holder, outcome } = await pool.lock(order, file.fd, {
-        onStart: (holder) => claim.holder = holder,
+        onStart: (holder) => {
+          claim.holder = holder;
+          if (claim.isWithdrawn) holder.kill();
+        },
         onWaiting: () => this.#markQueued(entry, claim),
       });
       if (outcome.kind === "locked" && !claim.isSettled && isStillThere(file)) {
@@ -546,6 +497,7 @@ export class LockTable {
       }
       this.#unlock(file, holder);
       await holder.ended;
+      if (claim.isWithdrawn) return undefined;
       if (outcome.kind === "busy") throw await this.#contended(entry, claim);
       if (outcome.kind === "failed") throw holderFailed(name, outcome.reason);
     }
@@ -562,7 +514,8 @@ export class LockTable {
     try {
       const token = this.#parts.tokens.next();
       const [since, sinceAt] = [Date.now(), performance.now()];
-      return { name, owner, uid, shared, token, since, sinceAt, file, holder, grants: [] };
+      const facts = { name, owner, uid, shared, token, since, sinceAt };
+      return { ...facts, file, holder, grants: [], parked: undefined };
     } catch (error) {
       this.#unlock(file, holder);
       throw error;
@@ -580,6 +533,7 @@ export class LockTable {
     // From here on an end of this process leaves the lock with its session, not with nobody.
     if (outlivesAgent) holder.untie();
     this.#settleGranted(entry, ownership, claim, {});
+    this.#askForTakeover(entry);
     pool.refill();
   }
 
@@ -590,11 +544,12 @@ export class LockTable {
     claim.claimant.onGranted(ownership.token);
     this.#record(entry);
     this.#settleGranted(entry, ownership, claim, { joined: true });
+    this.#askForTakeover(entry);
   }
 
   #addGrant(ownership: Ownership, { claimant, params }: PendingClaim): void {
-    const { purpose, onEnd = "kill", graceMs = GRACE_MS } = params;
-    ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs });
+    const { purpose, onEnd = "kill", graceMs = GRACE_MS, parkMs = 0 } = params;
+    ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs, parkMs });
   }
 
   #own(entry: LockEntry, ownership: Ownership): void {
@@ -607,10 +562,12 @@ export class LockTable {
     entry: LockEntry,
     { name, token, holder, shared, grants }: Ownership,
     claim: PendingClaim,
-    extra: { joined?: true },
+    how: { joined?: true; unparked?: true },
   ): void {
     claim.settle();
-    const { waitedMs } = claim;
+    const { waitedMs, takeover } = claim;
+    const takenFrom = [...takeover?.askedOwners ?? []];
+    const extra = takenFrom.length === 0 ? how : { ...how, takenFrom };
     claim.resolve({ name, token, holderPid: holder.pid, shared, waitedMs, ...extra });
     this.#parts.log("lock-granted", { ...eventFacts(grants.at(-1)!), waitedMs, ...extra });
     this.#announce("granted", claim.claimant, entry);
@@ -686,8 +643,138 @@ export class LockTable {
       queueLength: waiting,
       waitedMs,
     };
-    const message = `Cannot claim "${name}": ${describeHolder(holder)}`;
+    const message = `Cannot claim "${name}": ${describeHolder(holder)}${describeRefusal(claim)}`;
     return new WireError("contended", message, { ...facts });
+  }
+
+  // ---- taking over -----------------------------------------------------------------------------
+
+  #mayForce(entry: LockEntry, { peer }: Claimant): boolean {
+    const parts = partsOfEntry(entry);
+    return parts.length > 0 &&
+      parts.every(({ claimant }) => this.#parts.rights.mayEnd(peer, claimant.peer.uid));
+  }
+
+  /** Asks each session that is in the way of a takeover, once, and ends it when its time is over. */
+  #askForTakeover(entry: LockEntry): void {
+    for (const claim of entry.queue.filter((claim) => claim.takeover !== undefined)) {
+      for (const grant of partsOfEntry(entry)) {
+        if (claim.shared && grant.ownership.shared) continue;
+        this.#ask(grant, claim, claim.takeover!);
+      }
+    }
+  }
+
+  #ask(grant: Grant, claim: PendingClaim, { asked, askedOwners, deadlineMs }: Takeover): void {
+    if (asked.has(grant) || claim.isSettled) return;
+    const { ownership, claimant } = grant;
+    // Nobody is there to be asked when the lock is only reserved.
+    const timeMs = ownership.parked === undefined ? deadlineMs : 0;
+    const force = () => this.#forceTakeover(grant, claim);
+    asked.set(grant, { endsAt: performance.now() + timeMs, timer: setTimeout(force, timeMs) });
+    askedOwners.add(claimant.owner);
+    this.#parts.log("takeover-asked", {
+      ...eventFacts(grant),
+      ...this.#takeoverFacts(grant, claim),
+      deadlineMs: timeMs,
+    });
+    this.#tellTakeover(grant, claim, timeMs);
+    this.#announce("takeover", claim.claimant, this.#entryOf(ownership.name));
+  }
+
+  #tellTakeover({ ownership, claimant }: Grant, claim: PendingClaim, deadlineMs: number): void {
+    const { name } = ownership;
+    const { owner: by, peer: { uid: byUid } } = claim.claimant;
+    const { reason } = claim.takeover!;
+    const forced = this.#parts.rights.mayEnd(claim.claimant.peer, claimant.peer.uid);
+    claimant.notifyTakeover({ name, by, byUid, reason, deadlineMs, forced });
+  }
+
+  #forceTakeover(grant: Grant, claim: PendingClaim): void {
+    const isPresent = partsOf(grant.ownership).includes(grant);
+    const facts = this.#takeoverFacts(grant, claim);
+    if (claim.isSettled || !isPresent || !facts.forced) return;
+    const { by, byUid, why } = facts;
+    this.#parts.log("lock-taken-over", { ...eventFacts(grant), ...facts });
+    const detail = `taken over by ${by} (${userName(byUid) ?? `uid ${byUid}`}): ${why}`;
+    this.#endByForce(grant, { reason: "taken-over", detail });
+  }
+
+  #takeoverFacts({ claimant }: Grant, claim: PendingClaim) {
+    const { owner: by, peer } = claim.claimant;
+    const forced = this.#parts.rights.mayEnd(peer, claimant.peer.uid);
+    return { by, byUid: peer.uid, why: claim.takeover!.reason, forced };
+  }
+
+  #endByForce(grant: Grant, cause: EndCause): void {
+    const { ownership, claimant } = grant;
+    if (ownership.parked === undefined) claimant.end(cause);
+    else this.#endPark(ownership, cause.detail);
+  }
+
+  // ---- parking ---------------------------------------------------------------------------------
+
+  /** Only a dropped link reserves the lock, and only the last session of the owner. */
+  #endOrPark(grant: Grant, { reason }: EndCause): void {
+    const { ownership: { name, grants }, parkMs } = grant;
+    const entry = this.#entryOf(name);
+    const isDropped = reason === "session-ended" || reason === "silence";
+    const isLast = grants.length === 1 && grants.includes(grant);
+    if (parkMs > 0 && isDropped && isLast) this.#park(entry, grant, parkMs);
+    else this.#end(entry, grant, "lost");
+  }
+
+  #park(entry: LockEntry, grant: Grant, leftMs: number): void {
+    const { ownership, claimant } = grant;
+    remove(ownership.grants, grant);
+    const timer = setTimeout(() => this.#endPark(ownership, "its owner has not come back"), leftMs);
+    ownership.parked = { grant, until: Date.now() + leftMs, timer };
+    this.#record(entry);
+    this.#parts.log("lock-parked", { ...eventFacts(grant), parkMs: leftMs });
+    this.#announce("parked", claimant, entry);
+    this.#unindex(claimant, entry);
+    const back = entry.queue.find((claim) => isReservedFor(ownership, claim));
+    if (back !== undefined) return this.#unpark(entry, ownership, back);
+    this.#askForTakeover(entry);
+    this.#pump(entry);
+  }
+
+  /** The owner is back: the lock in the kernel is the same, the token a new one. */
+  #unpark(entry: LockEntry, ownership: Ownership, claim: PendingClaim): void {
+    const { tokens, limits } = this.#parts;
+    try {
+      ownership.token = tokens.next();
+    } catch (error) {
+      return this.#settleRefused(entry, claim, error as Error);
+    }
+    [ownership.since, ownership.sinceAt] = [Date.now(), performance.now()];
+    const { grant, timer } = ownership.parked!;
+    clearTimeout(timer);
+    ownership.parked = undefined;
+    limits.removeClaim(grant.claimant.peer.uid);
+    remove(entry.queue, claim);
+    // It may stand in the kernel's queue for the lock that it has now.
+    if (entry.attempt === claim) claim.holder?.kill();
+    this.#addGrant(ownership, claim);
+    claim.claimant.onGranted(ownership.token);
+    this.#record(entry);
+    this.#settleGranted(entry, ownership, claim, { unparked: true });
+    this.#askForTakeover(entry);
+  }
+
+  #endPark(ownership: Ownership, detail: string): void {
+    const { parked, name } = ownership;
+    if (parked === undefined) return;
+    const { grant: { claimant }, timer } = parked;
+    const facts = eventFacts(parked.grant);
+    clearTimeout(timer);
+    ownership.parked = undefined;
+    const entry = this.#entryOf(name);
+    this.#free(entry, ownership);
+    this.#parts.limits.removeClaim(claimant.peer.uid);
+    this.#parts.log("park-ended", { ...facts, detail });
+    this.#announce("park-over", claimant, entry);
+    this.#pump(entry);
   }
 
   // ---- grants ----------------------------------------------------------------------------------
@@ -695,36 +782,36 @@ export class LockTable {
   /** Starts a new holder for a lock whose holder was killed; our descriptor has kept it meanwhile. */
   async #replaceHolder(entry: LockEntry, ownership: Ownership): Promise<void> {
     const { pool, log, outlivesAgent } = this.#parts;
-    const { name, shared, file, grants } = ownership;
-    const isOver = () => grants.length === 0;
-    if (isOver()) return;
-    log("holder-died", eventFacts(grants[0]!));
+    const { name, shared, file } = ownership;
+    if (isOver(ownership)) return;
+    log("holder-died", eventFacts(partsOf(ownership)[0]!));
     const order = { name, shared, wait: false, tied: !outlivesAgent };
-    for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !isOver(); tries++) {
+    for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !isOver(ownership); tries++) {
       const { holder, outcome } = await pool.lock(order, file.fd);
-      if (outcome.kind === "locked" && !isOver()) {
+      if (outcome.kind === "locked" && !isOver(ownership)) {
         ownership.holder = holder;
         holder.onDeath = () => void this.#replaceHolder(entry, ownership);
         this.#record(entry);
-        log("holder-replaced", eventFacts(grants[0]!));
+        log("holder-replaced", eventFacts(partsOf(ownership)[0]!));
         return pool.refill();
       }
       holder.kill();
-      if (!isOver()) await pause(HOLDER_RESTART_PAUSE_MS);
+      if (!isOver(ownership)) await pause(HOLDER_RESTART_PAUSE_MS);
     }
     const detail = "its holder was killed and none could be started";
-    if (!isOver()) this.#lose(entry, ownership, "holder-failed", detail);
+    if (!isOver(ownership)) this.#lose(entry, ownership, "holder-failed", detail);
   }
 
   #checkFile(ownership: Ownership): void {
-    const { file, grants, name } = ownership;
-    if (grants.length === 0 || isStillThere(file)) return;
+    const { file, name } = ownership;
+    if (isOver(ownership) || isStillThere(file)) return;
     const detail = `lock file ${file.path} was removed or replaced`;
     this.#lose(this.#entryOf(name), ownership, "lock-file-replaced", detail);
   }
 
-  #lose(entry: LockEntry, { grants }: Ownership, reason: LossReason, detail: string): void {
-    for (const grant of [...grants]) {
+  #lose(entry: LockEntry, ownership: Ownership, reason: LossReason, detail: string): void {
+    this.#endPark(ownership, detail);
+    for (const grant of [...ownership.grants]) {
       // A session that is ending has been told its first cause.
       if (grant.claimant.state !== "ending") this.#notifyLoss(grant, reason, detail);
       this.#end(entry, grant, "lost");
@@ -742,12 +829,8 @@ export class LockTable {
     if (!ownership.grants.includes(grant)) return;
     remove(ownership.grants, grant);
     const isLast = ownership.grants.length === 0;
-    if (isLast) {
-      this.#unlock(ownership.file, ownership.holder);
-      remove(entry.ownerships, ownership);
-      if (--this.#ownershipCount === 0) this.onHolding?.(false);
-    }
-    this.#recordLater(entry.name);
+    if (isLast) this.#free(entry, ownership);
+    else this.#recordLater(entry.name);
     this.#parts.limits.removeClaim(claimant.peer.uid);
     this.#parts.log("lock-ended", {
       ...eventFacts(grant),
@@ -760,6 +843,13 @@ export class LockTable {
     this.#pump(entry);
   }
 
+  #free(entry: LockEntry, ownership: Ownership): void {
+    this.#unlock(ownership.file, ownership.holder);
+    remove(entry.ownerships, ownership);
+    if (--this.#ownershipCount === 0) this.onHolding?.(false);
+    this.#recordLater(entry.name);
+  }
+
   /** LOCK_UN frees at once for every descriptor of the description; ending the holder alone does not. */
   #unlock(file: LockFile, holder: Holder): void {
     flock(file.fd, LOCK_UN);
@@ -770,7 +860,7 @@ export class LockTable {
   // ---- facts -----------------------------------------------------------------------------------
 
   async #holdersOf(entry: LockEntry): Promise<HolderFacts[]> {
-    if (entry.ownerships.length > 0) return grantsOfEntry(entry).map(factsOfGrant);
+    if (entry.ownerships.length > 0) return partsOfEntry(entry).map(factsOfGrant);
     try {
       const foreign = await findForeignHoldersOf(
         this.#parts.lockDir,
@@ -787,35 +877,26 @@ export class LockTable {
   #factsOf(entry: LockEntry): LockFacts {
     return {
       name: entry.name,
-      holders: grantsOfEntry(entry).map(factsOfGrant),
+      holders: partsOfEntry(entry).map(factsOfGrant),
       waiters: entry.queue.filter((claim) => !claim.isSettled).map((claim) => ({
         owner: claim.claimant.owner,
         purpose: claim.params.purpose,
         uid: claim.claimant.peer.uid,
         waitedMs: claim.waitedMs,
         shared: claim.shared,
+        takeover: claim.takeover?.reason,
       })),
     };
   }
 
-  #announce(event: ChangeParams["event"], { owner }: Claimant, entry: LockEntry): void {
+  #announce(event: ChangeEvent, { owner }: Claimant, entry: LockEntry): void {
     if (this.#watchers.size === 0) return;
     const lock = this.#factsOf(entry);
     for (const watcher of this.#watchers) watcher({ event, owner, lock });
   }
 
   #record(entry: LockEntry): void {
-    const ownerships = entry.ownerships.map((
-      { owner, uid, token, since, shared, holder, grants },
-    ) => ({
-      ...{ owner, uid, token, since, shared },
-      holder: { pid: holder.pid, startTime: readStat(holder.pid)?.startTime ?? 0 },
-      agent: this.#agent,
-      grants: grants.map(({ purpose, onEnd, graceMs, claimant }) => ({
-        ...{ purpose, onEnd, graceMs },
-        session: claimant.record,
-      })),
-    }));
+    const ownerships = entry.ownerships.map((ownership) => toRecord(ownership, this.#agent));
     const { name } = entry;
     const [bootId, pidNamespace] = [this.#bootId, this.#pidNamespace];
     const error = this.#parts.records.write({ name, bootId, pidNamespace, ownerships });
@@ -881,45 +962,42 @@ function isCompatible(entry: LockEntry, claim: PendingClaim): boolean {
   return entry.ownerships.every((ownership) => ownership.shared && claim.shared);
 }
 
-function grantsOfEntry(entry: LockEntry): Grant[] {
-  return entry.ownerships.flatMap((ownership) => ownership.grants);
+/** A parked lock is its owner's, in the mode it has. */
+function isReservedFor({ parked, owner, uid, shared }: Ownership, claim: PendingClaim): boolean {
+  const { claimant } = claim;
+  return parked !== undefined && !claim.isSettled && owner === claimant.owner &&
+    uid === claimant.peer.uid && shared === claim.shared;
+}
+
+/** The sessions' parts in a lock, and those of the last sessions of parked ones. */
+function partsOfEntry(entry: LockEntry): Grant[] {
+  return entry.ownerships.flatMap(partsOf);
 }
 
 function grantOf(entry: LockEntry, claimant: Claimant): Grant | undefined {
-  return grantsOfEntry(entry).find((grant) => grant.claimant === claimant);
+  return entry.ownerships.flatMap(({ grants }) => grants)
+    .find((grant) => grant.claimant === claimant);
 }
 
-function factsOfGrant({ ownership, claimant, purpose }: Grant): OwnHolder {
-  const { since, token, shared, holder } = ownership;
-  const { owner, state, awaiting, clientAddress, lastHeardAt } = claimant;
-  const { uid, pid: peerPid } = claimant.peer;
-  return {
-    kind: "own",
-    owner,
-    purpose,
-    uid,
-    user: userName(uid),
-    peerPid,
-    clientAddress,
-    since,
-    heldMs: heldMsOf(ownership),
-    lastHeardMs: Math.round(performance.now() - lastHeardAt),
-    holderPid: holder.pid,
-    token,
-    shared,
-    state,
-    awaiting: state === "ending" ? awaiting : undefined,
-  };
+/** In the order they came, but those that may force it before those that can only wait. */
+function enqueue(queue: PendingClaim[], claim: PendingClaim): void {
+  const place = claim.isForced ? queue.findIndex(({ isForced }) => !isForced) : -1;
+  queue.splice(place < 0 ? queue.length : place, 0, claim);
 }
 
-function eventFacts({ ownership, claimant, purpose }: Grant): Record<string, unknown> {
-  const { name, token, holder, shared } = ownership;
-  const { owner, peer: { pid: peerPid, uid }, record: { id: session } } = claimant;
-  return { name, owner, purpose, token, holderPid: holder.pid, session, peerPid, uid, shared };
+function refuseLongParking({ name, parkMs = 0 }: ClaimParams): void {
+  if (parkMs <= MAX_PARK_MS) return;
+  const message = `Cannot claim "${name}": it cannot be reserved for ${parkMs} ms, ` +
+    `the most on this host is ${MAX_PARK_MS} ms`;
+  throw new WireError("limit", message, { limit: "parkMs", max: MAX_PARK_MS });
 }
 
-function heldMsOf(ownership: Ownership): number {
-  return Math.round(performance.now() - ownership.sinceAt);
+function describeRefusal({ takeover }: PendingClaim): string {
+  if (takeover === undefined) return "";
+  if (takeover.asked.size === 0) return "; nobody was there to be asked for it";
+  if (takeover.mayForce) return "; it was asked for and has not been let go yet";
+  return "; it was asked for and not released, and only root, the user who has it and the admin " +
+    "group may end its session";
 }
 
 function holderFailed(name: string, reason: string): WireError {

@@ -24,6 +24,8 @@ const MAX_ANCESTORS = 64;
 export interface Peer extends PeerCredentials {
   /** Start time of the process, where it can be seen. */
   startTime?: number;
+  /** Its supplementary groups, where the agent asks for them. */
+  groups?: number[];
 }
 
 /**

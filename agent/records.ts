@@ -45,6 +45,8 @@ export interface GrantRecord {
   onEnd: EndPolicy;
   /** Time between TERM and KILL, in milliseconds. */
   graceMs: number;
+  /** How long the lock stays reserved for its owner after a dropped link, in milliseconds. */
+  parkMs: number;
   /** The session. */
   session: SessionRecord;
 }
@@ -67,6 +69,8 @@ export interface OwnershipRecord {
   agent: ProcessId;
   /** The sessions of the owner that have it. */
   grants: GrantRecord[];
+  /** Present while no session has it: what the last one had, and until when it is reserved. */
+  parked?: { grant: GrantRecord; until: number };
 }
 
 /** The record of a lock. */
@@ -151,6 +155,15 @@ export class Records {
   }
 }
 
+/**
+ * The parts that sessions have in a recorded ownership, or that the last one had where it is parked.
+ *
+ * @param record The record.
+ */
+export function partsOfRecord({ grants, parked }: OwnershipRecord): GrantRecord[] {
+  return parked === undefined ? grants : [parked.grant];
+}
+
 function isLockRecord(value: unknown): value is LockRecord {
   const record = value as LockRecord | null;
   return typeof record === "object" && record !== null && typeof record.name === "string" &&
@@ -164,17 +177,24 @@ function isOwnership(value: unknown): value is OwnershipRecord {
     typeof ownership.owner === "string" && Number.isSafeInteger(ownership.token) &&
     Number.isSafeInteger(ownership.uid) && Number.isFinite(ownership.since) &&
     isProcessId(ownership.holder) && isProcessId(ownership.agent) &&
-    Array.isArray(ownership.grants) && ownership.grants.every(isGrant);
+    Array.isArray(ownership.grants) && ownership.grants.every(isGrant) &&
+    (ownership.parked === undefined || isParking(ownership.parked));
+}
+
+function isParking(value: unknown): boolean {
+  const parking = value as OwnershipRecord["parked"] | null;
+  return Number.isFinite(parking?.until) && isGrant(parking?.grant);
 }
 
 function isGrant(value: unknown): value is GrantRecord {
   const grant = value as GrantRecord | null;
-  const { session, onEnd, graceMs } = grant ?? {};
+  const { session, onEnd, graceMs, parkMs } = grant ?? {};
   return typeof session?.id === "string" && /^[0-9a-f]{64}$/.test(session.secretHash) &&
     Number.isSafeInteger(session.peer?.pid) && Number.isSafeInteger(session.peer.uid) &&
     (session.kind === "ssh" || session.kind === "process") && isProcessId(session.marks?.root) &&
     Number.isSafeInteger(session.marks.uid) && Number.isFinite(session.silenceMs) &&
-    (onEnd === "kill" || onEnd === "drain" || onEnd === "leave") && Number.isFinite(graceMs);
+    (onEnd === "kill" || onEnd === "drain" || onEnd === "leave") && Number.isFinite(graceMs) &&
+    Number.isFinite(parkMs);
 }
 
 function isProcessId(value: unknown): value is ProcessId {

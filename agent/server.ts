@@ -15,7 +15,7 @@ import { adoptLocks } from "./adoption.ts";
 import { Connection, type ConnectionParts } from "./connection.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus } from "./host_status.ts";
-import { peerCredentials } from "./libc.ts";
+import { peerCredentials, peerGroups } from "./libc.ts";
 import { Limits } from "./limits.ts";
 import { checkLockDir } from "./lock_file.ts";
 import { LockDirWatch } from "./lock_dir_watch.ts";
@@ -24,6 +24,7 @@ import type { Log } from "./log.ts";
 import { type AgentPaths, ensurePrivateFolder } from "./paths.ts";
 import { identifyPeer } from "./peer.ts";
 import { Records } from "./records.ts";
+import { Rights } from "./rights.ts";
 import { lockRunFile } from "./run_file.ts";
 import { SilenceWatch } from "./silence.ts";
 import { TokenStore } from "./token_store.ts";
@@ -45,6 +46,8 @@ export interface ServerOptions {
   log: Log;
   /** Group of the socket and of new lock files; absent: the user's own. */
   gid?: number;
+  /** Group whose members may end any session; absent: there is none. */
+  adminGid?: number;
   /** End once nothing was connected for so long, in milliseconds; absent: never. */
   idleExitMs?: number;
 }
@@ -96,6 +99,7 @@ interface Parts {
   pool: HolderPool;
   limits: Limits;
   table: LockTable;
+  rights: Rights;
 }
 
 async function lockPlaces(paths: AgentPaths, gid: number | undefined): Promise<() => void> {
@@ -114,11 +118,12 @@ async function lockPlaces(paths: AgentPaths, gid: number | undefined): Promise<(
   };
 }
 
-function assemble({ paths, log, gid }: ServerOptions): Parts {
+function assemble({ paths, log, gid, adminGid }: ServerOptions): Parts {
   const records = new Records(paths.runtimeDir);
   const tokens = new TokenStore(paths.stateDir);
   const pool = new HolderPool(paths.holder);
   const limits = new Limits();
+  const rights = new Rights(adminGid);
   const { lockDir } = paths;
   const table = new LockTable({
     lockDir,
@@ -129,8 +134,9 @@ function assemble({ paths, log, gid }: ServerOptions): Parts {
     limits,
     log,
     outlivesAgent: true,
+    rights,
   });
-  return { records, tokens, pool, limits, table };
+  return { records, tokens, pool, limits, table, rights };
 }
 
 class Agent implements AgentServer {
@@ -153,6 +159,7 @@ class Agent implements AgentServer {
     this.ended = new Promise((resolve) => this.#resolveEnded = resolve);
     this.#shared = {
       table: parts.table,
+      rights: parts.rights,
       silence: new SilenceWatch(),
       sessions: new Map(),
       log: options.log,
@@ -216,7 +223,9 @@ class Agent implements AgentServer {
     const { limits } = this.#parts;
     const { log } = this.#options;
     try {
-      const peer = identifyPeer(peerCredentials(descriptorOf(socket)));
+      const fd = descriptorOf(socket);
+      const peer = identifyPeer(peerCredentials(fd));
+      if (this.#options.adminGid !== undefined) peer.groups = peerGroups(fd);
       limits.addConnection(peer.uid);
       this.#sockets.add(socket);
       clearTimeout(this.#idleTimer);

@@ -8,11 +8,17 @@
 import { createHash, randomBytes } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import { SILENCE_MS } from "../protocol/limits.ts";
-import type { LossReason, LostParams, ProcessFacts, QueuedParams } from "../protocol/messages.ts";
+import type {
+  LostParams,
+  ProcessFacts,
+  QueuedParams,
+  TakeoverNotice,
+} from "../protocol/messages.ts";
 import { clearLeftovers } from "./clean_up.ts";
 import type { SessionMarks } from "./leftovers.ts";
-import type { Claimant, LockTable } from "./lock_table.ts";
+import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
+import type { Claimant, EndCause } from "./ownership.ts";
 import type { Peer } from "./peer.ts";
 import { isAlive } from "./proc.ts";
 import type { SessionRecord } from "./records.ts";
@@ -46,14 +52,6 @@ export interface SessionParts {
   log: Log;
   /** Sessions that have locks, by the hash of their secret. */
   sessions: Map<string, Session>;
-}
-
-/** Why a session ends. */
-export interface EndCause {
-  /** The cause, as a loss names it. */
-  reason: LossReason;
-  /** The cause in a sentence. */
-  detail: string;
 }
 
 /** A session. */
@@ -137,9 +135,21 @@ export class Session implements Claimant, Listened {
    * @param record What was recorded of it.
    */
   static adopt(parts: SessionParts, owner: string, record: SessionRecord): Session {
+    const session = Session.adoptEnded(parts, owner, record);
+    parts.sessions.set(record.secretHash, session);
+    return session;
+  }
+
+  /**
+   * A session of a predecessor that has ended, and whose lock is reserved for its owner.
+   *
+   * @param parts What all sessions share.
+   * @param owner The identity of its claims.
+   * @param record What was recorded of it.
+   */
+  static adoptEnded(parts: SessionParts, owner: string, record: SessionRecord): Session {
     const session = new Session(parts, owner, record, undefined);
     session.#isIdentified = true;
-    parts.sessions.set(record.secretHash, session);
     return session;
   }
 
@@ -166,6 +176,10 @@ export class Session implements Claimant, Listened {
 
   notifyLost(params: LostParams): void {
     this.#outlet?.notify("lost", params);
+  }
+
+  notifyTakeover(params: TakeoverNotice): void {
+    this.#outlet?.notify("takeover", params);
   }
 
   /**
@@ -214,6 +228,7 @@ export class Session implements Claimant, Listened {
     if (this.silenceMs === 0) this.#parts.silence.delete(this);
     this.#parts.log("session-resumed", this.#facts());
     this.#parts.table.announceSession("resumed", this);
+    this.#parts.table.repeatTakeovers(this);
   }
 
   /**
@@ -229,7 +244,7 @@ export class Session implements Claimant, Listened {
     if (this.state === "ending") return;
     this.#parts.table.cancelClaims(this, detail);
     if (!this.#parts.table.concerns(this)) return this.onIdle();
-    if (this.kind === "process") return void this.end({ reason: "session-ended", detail });
+    if (this.kind === "process") return this.end({ reason: "session-ended", detail });
     this.awaitResume(detail);
   }
 
@@ -251,14 +266,14 @@ export class Session implements Claimant, Listened {
   #watchRoot(): void {
     if (this.state !== "detached") return;
     if (!isAlive(this.#marks.root)) {
-      return void this.end({ reason: "session-ended", detail: "the SSH session has ended" });
+      return this.end({ reason: "session-ended", detail: "the SSH session has ended" });
     }
     setTimeout(() => this.#watchRoot(), ROOT_LOOK_MS);
   }
 
   endForSilence(): void {
     const detail = `the session was silent for ${this.silenceMs} ms`;
-    void this.end({ reason: "silence", detail });
+    this.end({ reason: "silence", detail });
   }
 
   /**
@@ -267,9 +282,13 @@ export class Session implements Claimant, Listened {
    *
    * @param cause Why; the first cause is the one that is told.
    */
-  async end(cause: EndCause): Promise<void> {
+  end(cause: EndCause): void {
     if (this.state === "ending") return;
     this.state = "ending";
+    void this.#end(cause);
+  }
+
+  async #end(cause: EndCause): Promise<void> {
     const { table, log } = this.#parts;
     this.identify();
     log("session-ending", this.#facts({ ...cause }));
@@ -277,7 +296,7 @@ export class Session implements Claimant, Listened {
     this.#outlet?.close();
     this.#parts.silence.delete(this);
     if (policy !== undefined) await this.#clearForSure(policy, graceMs);
-    table.finishEnd(this);
+    table.finishEnd(this, cause);
     this.onIdle();
     log("session-ended", this.#facts({ ...cause }));
   }

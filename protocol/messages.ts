@@ -75,7 +75,10 @@ export interface ClaimParams {
   name: string;
   /** Share the lock with other shared claims; default false: exclusive. */
   shared?: boolean;
-  /** How long to wait for the lock, in milliseconds; default 0: answer at once. */
+  /**
+   * How long to wait for the lock, in milliseconds; default 0: answer at once. With `takeover` the
+   * default is as long as it takes where the claimant may force it, else the takeover's deadline.
+   */
   waitMs?: number;
   /** What the lock is for, for whoever is refused meanwhile. */
   purpose?: string;
@@ -86,6 +89,26 @@ export interface ClaimParams {
   onEnd?: "kill" | "drain" | "leave";
   /** Time between TERM and KILL with `kill`, in milliseconds; default 5000. */
   graceMs?: number;
+  /**
+   * How long the lock stays reserved for its owner after a dropped link, in milliseconds, counted
+   * from when the session's processes are gone; default 0: not at all. A release, a break, a takeover
+   * or a lost lock file reserves nothing.
+   */
+  parkMs?: number;
+  /** Ask whoever has the lock to release it. */
+  takeover?: TakeoverParams;
+}
+
+/** What a claim adds to take a lock over. */
+export interface TakeoverParams {
+  /** Why, for whoever has the lock and for the agent's log. */
+  reason: string;
+  /**
+   * Time that whoever has the lock is given to release it, in milliseconds; default 10000. After it
+   * the agent ends their sessions where the claimant may (root, the same user, the admin group);
+   * else the claim waits on for as long as `waitMs` says.
+   */
+  deadlineMs?: number;
 }
 
 /** Result of `claim`: the lock is held, proven by the kernel. */
@@ -102,6 +125,10 @@ export interface ClaimResult {
   waitedMs: number;
   /** Present when another session of the same owner has the lock already: they share it. */
   joined?: true;
+  /** Present when the lock was reserved for this owner after a dropped link: no other had it meanwhile. */
+  unparked?: true;
+  /** Present when the lock was taken over: the owners who were asked for it. */
+  takenFrom?: string[];
 }
 
 /** Result of `release`. */
@@ -144,9 +171,11 @@ export interface OwnHolder {
   shared: boolean;
   /**
    * `held`; `detached` while the session has no connection; `ending` while its processes are being
-   * ended or waited for.
+   * ended or waited for; `parked` once it has ended while the lock is reserved for its owner.
    */
-  state: "held" | "detached" | "ending";
+  state: "held" | "detached" | "ending" | "parked";
+  /** For how long the lock stays reserved, in milliseconds, while `parked`. */
+  parkedForMs?: number;
   /** The processes that are being waited for while `ending`. */
   awaiting?: ProcessFacts[];
 }
@@ -196,6 +225,8 @@ export interface WaiterFacts {
   waitedMs: number;
   /** Whether a shared lock is wanted. */
   shared: boolean;
+  /** Why the lock is to be taken over, where it is. */
+  takeover?: string;
 }
 
 /** One lock as `status` and `watch` show it. */
@@ -250,7 +281,8 @@ export type LossReason =
   | "silence"
   | "session-ended"
   | "holder-failed"
-  | "broken";
+  | "broken"
+  | "taken-over";
 
 /** Notification `lost`: the session no longer has the lock, against its will. */
 export interface LostParams {
@@ -274,15 +306,45 @@ export interface QueuedParams {
   holder?: HolderFacts;
 }
 
+/** Notification `takeover`: another asks for a lock that the session has. */
+export interface TakeoverNotice {
+  /** The lock. */
+  name: string;
+  /** The owner who asks. */
+  by: string;
+  /** The user who asks. */
+  byUid: number;
+  /** Why. */
+  reason: string;
+  /** Time that is left to release the lock, in milliseconds. */
+  deadlineMs: number;
+  /** Whether the agent ends the session then. */
+  forced: boolean;
+}
+
 /** Notification `change` of a `watch`. */
 export interface ChangeParams {
   /** What happened. */
-  event: "granted" | "released" | "lost" | "queued" | "left" | "detached" | "resumed" | "ending";
+  event: ChangeEvent;
   /** Who it happened to. */
   owner: string;
   /** The lock as it is now. */
   lock: LockFacts;
 }
+
+/** What can happen to a lock or a claim. */
+export type ChangeEvent =
+  | "granted"
+  | "released"
+  | "lost"
+  | "queued"
+  | "left"
+  | "detached"
+  | "resumed"
+  | "ending"
+  | "takeover"
+  | "parked"
+  | "park-over";
 
 const END_POLICIES = ["kill", "drain", "leave"];
 
@@ -345,7 +407,7 @@ export function readHello(params: Record<string, unknown>): HelloParams {
  * @throws {WireError} `bad-name` or `bad-params` names the field that is wrong.
  */
 export function readClaim(params: Record<string, unknown>): ClaimParams {
-  const { shared, waitMs, purpose, onEnd, graceMs } = params;
+  const { shared, waitMs, purpose, onEnd, graceMs, parkMs, takeover } = params;
   readName("claim", params);
   if (shared !== undefined && typeof shared !== "boolean") {
     throw badParams("claim", "shared", "true or false");
@@ -362,7 +424,22 @@ export function readClaim(params: Record<string, unknown>): ClaimParams {
   if (graceMs !== undefined && !isDuration(graceMs)) {
     throw badParams("claim", "graceMs", "a number of milliseconds");
   }
+  if (parkMs !== undefined && !isDuration(parkMs)) {
+    throw badParams("claim", "parkMs", "a number of milliseconds");
+  }
+  if (takeover !== undefined) checkTakeover(takeover);
   return params as unknown as ClaimParams;
+}
+
+function checkTakeover(takeover: unknown): void {
+  if (!isObject(takeover)) throw badParams("claim", "takeover", "an object with a reason");
+  const { reason, deadlineMs } = takeover;
+  if (reason === undefined || !isTextOrAbsent(reason, MAX_PURPOSE_LENGTH)) {
+    throw badText("claim", "takeover.reason", MAX_PURPOSE_LENGTH);
+  }
+  if (deadlineMs !== undefined && !isDuration(deadlineMs)) {
+    throw badParams("claim", "takeover.deadlineMs", "a number of milliseconds");
+  }
 }
 
 /**
@@ -466,12 +543,9 @@ export function describeHolder(holder: HolderFacts | undefined): string {
     const user = holder.user === undefined
       ? `uid ${holder.uid}`
       : `${holder.user}, uid ${holder.uid}`;
-    const ending = holder.state === "ending"
-      ? `, whose session is ending (${describeAwaited(holder.awaiting ?? [])})`
-      : "";
-    return `held by ${holder.owner} (${user}${where})${why} for ${
-      describeMs(holder.heldMs)
-    }${ending}`;
+    return `held by ${holder.owner} (${user}${where})${why} for ${describeMs(holder.heldMs)}${
+      describeState(holder)
+    }`;
   }
   if (holder.record !== undefined) {
     return `held by ${holder.record.owner} (foreign holder, pid ${holder.pid ?? "unknown"})`;
@@ -481,6 +555,12 @@ export function describeHolder(holder: HolderFacts | undefined): string {
   }
   const command = holder.command === undefined ? "" : `, ${holder.command}`;
   return `held by a foreign holder (pid ${holder.pid}, uid ${holder.uid ?? "unknown"}${command})`;
+}
+
+function describeState({ state, awaiting, parkedForMs }: OwnHolder): string {
+  if (state === "ending") return `, whose session is ending (${describeAwaited(awaiting ?? [])})`;
+  if (state !== "parked") return "";
+  return `, whose session has ended; it stays reserved for ${describeMs(parkedForMs ?? 0)}`;
 }
 
 /** What an ending session waits for, in words. */
