@@ -162,6 +162,7 @@ choose_paths() {
     state_dir=/var/lib/sshlock
     runtime_dir=/run/sshlock
     unit_dir=/etc/systemd/system
+    config_file=/etc/sshlock/agent.json
   else
     [ -n "${HOME:-}" ] || fail "cannot install for uid $uid: HOME is not set"
     prefix=${prefix:-$HOME/.local}
@@ -171,6 +172,7 @@ choose_paths() {
     runtime_dir=$XDG_RUNTIME_DIR/sshlock
     [ -d "$XDG_RUNTIME_DIR" ] || runtime_dir=/tmp/sshlock-$uid
     unit_dir=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user
+    config_file=${XDG_CONFIG_HOME:-$HOME/.config}/sshlock/agent.json
   fi
   [ "$prefix" != / ] || fail "cannot use / as the prefix" "did you mean /usr?"
   prefix=${prefix%/}
@@ -464,6 +466,10 @@ stage_binary() {
     fail "cannot install \"${from:-$source}\": \"$program version\" failed on this machine: $version" \
       "this machine is $(describe_machine); take the binary for it"
   version=$(printf '%s\n' "$version" | head -n 1)
+  # An agent that is started again with such a file would not come back.
+  [ ! -e "$config_file" ] ||
+    problem=$("$agent" serve --check-config --config "$config_file" 2>&1 </dev/null) ||
+    fail "cannot install: \"$program serve --check-config\" said: $problem"
 }
 
 print_source() {
@@ -735,6 +741,7 @@ uninstall() {
   elif [ -d "$state_dir" ]; then
     say "kept       $state_dir (tokens must never repeat; --purge removes it)"
   fi
+  [ ! -e "$config_file" ] || say "kept       $config_file (written by you, not by install.sh)"
   [ "$removed" = yes ] || say "nothing is installed in $prefix"
 }
 

@@ -9,14 +9,7 @@ import type { Socket } from "node:net";
 import { hostname } from "node:os";
 import { performance } from "node:perf_hooks";
 import { encodeMessage, MessageDecoder } from "../protocol/framing.ts";
-import {
-  GIVE_UP_MS,
-  HEARTBEAT_MS,
-  MAX_SILENCE_MS,
-  MIN_SILENCE_MS,
-  PROTOCOL_VERSION,
-  SILENCE_MS,
-} from "../protocol/limits.ts";
+import { MAX_SILENCE_MS, MIN_SILENCE_MS, PROTOCOL_VERSION } from "../protocol/limits.ts";
 import {
   type HelloParams,
   type HelloResult,
@@ -37,6 +30,7 @@ import {
 } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
+import { timesFor } from "./config.ts";
 import { findLeftovers, type Leftover } from "./leftovers.ts";
 import type { Peer } from "./peer.ts";
 import { readBootId, readPidNamespace } from "./proc.ts";
@@ -199,7 +193,7 @@ export class Connection implements Outlet {
       bootId: BOOT_ID,
       pidNamespace: PID_NAMESPACE,
       owner: session.owner,
-      ...timesFor(session.silenceMs),
+      ...timesFor(this.#parts.config, session.silenceMs),
       session: { id: session.id, secret, kind: session.kind, resumed: resume !== undefined },
       locks: this.#parts.table.grantsOf(session),
     };
@@ -210,7 +204,7 @@ export class Connection implements Outlet {
       peer: this.#peer,
       owner,
       asked: session ?? "ssh",
-      silenceMs: allowedSilence(silenceMs),
+      silenceMs: allowedSilence(silenceMs ?? this.#parts.config.silenceMs),
     };
     return Session.open(this.#parts, hello, this);
   }
@@ -459,18 +453,7 @@ type Message =
 const BOOT_ID = readBootId();
 const PID_NAMESPACE = readPidNamespace();
 
-/** The heartbeat and the controller's limit keep their share of another silence limit. */
-function timesFor(silenceMs: number): Pick<HelloResult, "heartbeatMs" | "giveUpMs" | "silenceMs"> {
-  if (silenceMs === 0) return { heartbeatMs: HEARTBEAT_MS, giveUpMs: GIVE_UP_MS, silenceMs };
-  const share = silenceMs / SILENCE_MS;
-  return {
-    heartbeatMs: Math.floor(HEARTBEAT_MS * share),
-    giveUpMs: Math.floor(GIVE_UP_MS * share),
-    silenceMs,
-  };
-}
-
 /** No limit is only for sessions of a local program: the kernel tells at once when it is gone. */
-function allowedSilence(asked = SILENCE_MS): number {
+function allowedSilence(asked: number): number {
   return asked === 0 ? 0 : Math.min(Math.max(asked, MIN_SILENCE_MS), MAX_SILENCE_MS);
 }

@@ -9,12 +9,7 @@
 
 import { readFileSync } from "node:fs";
 import { WireError } from "../protocol/wire_error.ts";
-
-/** Connections of one user: more than a fleet's controllers need on one host. */
-const MAX_CONNECTIONS_PER_UID = 4_096;
-
-/** Claims of one user, granted and waiting. */
-const MAX_CLAIMS_PER_UID = 20_000;
+import type { AgentConfig } from "./config.ts";
 
 /** Descriptors kept for the log, /proc, records and a new spare. */
 const RESERVED_DESCRIPTORS = 64;
@@ -22,17 +17,23 @@ const RESERVED_DESCRIPTORS = 64;
 /** Descriptors of one claim: the lock file, the holder's socket, the runtime's pidfd of the holder. */
 const DESCRIPTORS_PER_CLAIM = 3;
 
+/** How many a user may have. */
+export type UserLimits = Pick<AgentConfig, "maxConnectionsPerUser" | "maxClaimsPerUser">;
+
 /** Counts connections and claims by user. */
 export class Limits {
+  readonly #max: UserLimits;
   readonly #maxDescriptors: number;
   readonly #connections = new Map<number, number>();
   readonly #claims = new Map<number, number>();
   #descriptors = RESERVED_DESCRIPTORS;
 
   /**
+   * @param max How many a user may have.
    * @param maxDescriptors How many descriptors this process may have open.
    */
-  constructor(maxDescriptors: number = readDescriptorLimit()) {
+  constructor(max: UserLimits, maxDescriptors: number = readDescriptorLimit()) {
+    this.#max = max;
     this.#maxDescriptors = maxDescriptors;
   }
 
@@ -43,7 +44,8 @@ export class Limits {
    * @throws {WireError} `limit`: this one would be too many; it is not counted.
    */
   addConnection(uid: number): void {
-    this.#add(this.#connections, uid, MAX_CONNECTIONS_PER_UID, 1, "connect", "connections");
+    const { maxConnectionsPerUser } = this.#max;
+    this.#add(this.#connections, uid, maxConnectionsPerUser, 1, "connect", "connections");
   }
 
   /**
@@ -62,7 +64,8 @@ export class Limits {
    * @throws {WireError} `limit`: this one would be too many; it is not counted.
    */
   addClaim(uid: number): void {
-    this.#add(this.#claims, uid, MAX_CLAIMS_PER_UID, DESCRIPTORS_PER_CLAIM, "claim", "claims");
+    const { maxClaimsPerUser } = this.#max;
+    this.#add(this.#claims, uid, maxClaimsPerUser, DESCRIPTORS_PER_CLAIM, "claim", "claims");
   }
 
   /**

@@ -10,6 +10,7 @@ import { performance } from "node:perf_hooks";
 import process from "node:process";
 import type { ClaimParams, LostParams, ProcessFacts } from "../protocol/messages.ts";
 import type { HeldLock } from "./agent_claim.ts";
+import { DEFAULT_CONFIG } from "./config.ts";
 import { HolderPool } from "./holder.ts";
 import { loadLibc } from "./libc.ts";
 import { Limits } from "./limits.ts";
@@ -52,7 +53,8 @@ export async function claimHere(
     pool,
     tokens: new TokenStore(paths.stateDir),
     records,
-    limits: new Limits(),
+    limits: new Limits(DEFAULT_CONFIG),
+    config: DEFAULT_CONFIG,
     log,
     outlivesAgent: false,
     rights: new Rights(undefined),

@@ -36,8 +36,8 @@ import {
   type LossReason,
   type ReleaseResult,
 } from "../protocol/messages.ts";
-import { GRACE_MS, MAX_PARK_MS } from "../protocol/limits.ts";
 import { WireError } from "../protocol/wire_error.ts";
+import type { AgentConfig } from "./config.ts";
 import type { Holder, HolderPool, HolderProcess } from "./holder.ts";
 import { explain } from "./host_status.ts";
 import { findForeignHoldersOf } from "./kernel_locks.ts";
@@ -92,6 +92,8 @@ export interface LockTableParts {
   limits: Limits;
   /** Where events go. */
   log: Log;
+  /** What becomes of a session's processes where its claim does not say. */
+  config: Pick<AgentConfig, "onEnd" | "graceMs" | "takeoverDeadlineMs" | "maxParkMs">;
   /** Whether a held lock outlives this process. */
   outlivesAgent: boolean;
   /** Who may take a lock over by force. */
@@ -150,11 +152,12 @@ export class LockTable {
   claim(claimant: Claimant, params: ClaimParams): Promise<ClaimResult> {
     return new Promise((resolve, reject) => {
       this.#refuseSecondClaim(claimant, params.name);
-      refuseLongParking(params);
+      refuseLongParking(params, this.#parts.config);
       this.#parts.limits.addClaim(claimant.peer.uid);
       const entry = this.#entryOf(params.name);
-      const mayForce = this.#mayForce(entry, claimant);
-      const claim = new PendingClaim(claimant, params, mayForce, { resolve, reject });
+      const { takeoverDeadlineMs } = this.#parts.config;
+      const rights = { mayForce: this.#mayForce(entry, claimant), takeoverDeadlineMs };
+      const claim = new PendingClaim(claimant, params, rights, { resolve, reject });
       const own = joinable(entry, claim);
       if (own !== undefined) return this.#join(entry, own, claim);
       this.#index(claimant).add(entry);
@@ -548,7 +551,8 @@ export class LockTable {
   }
 
   #addGrant(ownership: Ownership, { claimant, params }: PendingClaim): void {
-    const { purpose, onEnd = "kill", graceMs = GRACE_MS, parkMs = 0 } = params;
+    const { config } = this.#parts;
+    const { purpose, onEnd = config.onEnd, graceMs = config.graceMs, parkMs = 0 } = params;
     ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs, parkMs });
   }
 
@@ -985,11 +989,14 @@ function enqueue(queue: PendingClaim[], claim: PendingClaim): void {
   queue.splice(place < 0 ? queue.length : place, 0, claim);
 }
 
-function refuseLongParking({ name, parkMs = 0 }: ClaimParams): void {
-  if (parkMs <= MAX_PARK_MS) return;
+function refuseLongParking(
+  { name, parkMs = 0 }: ClaimParams,
+  { maxParkMs }: Pick<AgentConfig, "maxParkMs">,
+): void {
+  if (parkMs <= maxParkMs) return;
   const message = `Cannot claim "${name}": it cannot be reserved for ${parkMs} ms, ` +
-    `the most on this host is ${MAX_PARK_MS} ms`;
-  throw new WireError("limit", message, { limit: "parkMs", max: MAX_PARK_MS });
+    `the most on this host is ${maxParkMs} ms`;
+  throw new WireError("limit", message, { limit: "parkMs", max: maxParkMs });
 }
 
 function describeRefusal({ takeover }: PendingClaim): string {

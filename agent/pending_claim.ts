@@ -5,7 +5,7 @@
  */
 
 import { performance } from "node:perf_hooks";
-import { MAX_WAIT_MS, TAKEOVER_DEADLINE_MS } from "../protocol/limits.ts";
+import { MAX_WAIT_MS } from "../protocol/limits.ts";
 import type { ClaimParams, ClaimResult } from "../protocol/messages.ts";
 import type { HolderProcess } from "./holder.ts";
 import type { Claimant, Grant } from "./ownership.ts";
@@ -22,6 +22,14 @@ export interface Takeover {
   readonly asked: Map<Grant, { endsAt: number; timer: ReturnType<typeof setTimeout> }>;
   /** The owners who were asked. */
   readonly askedOwners: Set<string>;
+}
+
+/** How a claim may take a lock over. */
+export interface TakeoverRights {
+  /** Whether the claimant may end the sessions that have the lock. */
+  readonly mayForce: boolean;
+  /** The deadline where the claim names none, in milliseconds. */
+  readonly takeoverDeadlineMs: number;
 }
 
 /** A claim from the request to its answer. */
@@ -46,18 +54,18 @@ export class PendingClaim {
   /**
    * @param claimant Who claims.
    * @param params What is claimed.
-   * @param mayForce Whether the claimant may end the sessions that have the lock.
+   * @param rights How it may take the lock over, if it asks for that.
    * @param answer Where the answer goes.
    */
   constructor(
     claimant: Claimant,
     params: ClaimParams,
-    mayForce: boolean,
+    rights: TakeoverRights,
     answer: { resolve: (result: ClaimResult) => void; reject: (error: Error) => void },
   ) {
     this.claimant = claimant;
     this.params = params;
-    this.takeover = toTakeover(params, mayForce);
+    this.takeover = toTakeover(params, rights);
     this.waitMs = params.waitMs ?? defaultWaitMs(this.takeover);
     this.resolve = answer.resolve;
     this.reject = answer.reject;
@@ -102,9 +110,12 @@ export class PendingClaim {
   }
 }
 
-function toTakeover({ takeover }: ClaimParams, mayForce: boolean): Takeover | undefined {
+function toTakeover(
+  { takeover }: ClaimParams,
+  { mayForce, takeoverDeadlineMs }: TakeoverRights,
+): Takeover | undefined {
   if (takeover === undefined) return undefined;
-  const { reason, deadlineMs = TAKEOVER_DEADLINE_MS } = takeover;
+  const { reason, deadlineMs = takeoverDeadlineMs } = takeover;
   return { reason, deadlineMs, mayForce, asked: new Map(), askedOwners: new Set() };
 }
 

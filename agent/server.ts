@@ -12,6 +12,7 @@ import { encodeMessage } from "../protocol/framing.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { adoptLocks } from "./adoption.ts";
+import type { AgentConfig } from "./config.ts";
 import { Connection, type ConnectionParts } from "./connection.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus } from "./host_status.ts";
@@ -28,6 +29,7 @@ import { Rights } from "./rights.ts";
 import { lockRunFile } from "./run_file.ts";
 import { SilenceWatch } from "./silence.ts";
 import { TokenStore } from "./token_store.ts";
+import { groupId } from "./users.ts";
 
 /** The group whose members may use the host's agent. */
 export const SOCKET_GROUP = "sshlock";
@@ -44,10 +46,12 @@ export interface ServerOptions {
   paths: AgentPaths;
   /** Where events go. */
   log: Log;
+  /** What is configured. */
+  config: AgentConfig;
+  /** The file it is from, for the log; absent: none. */
+  configPath?: string;
   /** Group of the socket and of new lock files; absent: the user's own. */
   gid?: number;
-  /** Group whose members may end any session; absent: there is none. */
-  adminGid?: number;
   /** End once nothing was connected for so long, in milliseconds; absent: never. */
   idleExitMs?: number;
 }
@@ -88,6 +92,7 @@ export async function startServer(options: ServerOptions): Promise<AgentServer> 
     pid: process.pid,
     socket: paths.socket,
     lockDir: paths.lockDir,
+    config: options.configPath,
     activated: isActivated(),
   });
   return agent;
@@ -118,12 +123,14 @@ async function lockPlaces(paths: AgentPaths, gid: number | undefined): Promise<(
   };
 }
 
-function assemble({ paths, log, gid, adminGid }: ServerOptions): Parts {
+function assemble({ paths, log, gid, config }: ServerOptions): Parts {
   const records = new Records(paths.runtimeDir);
   const tokens = new TokenStore(paths.stateDir);
   const pool = new HolderPool(paths.holder);
-  const limits = new Limits();
-  const rights = new Rights(adminGid);
+  const limits = new Limits(config);
+  const rights = new Rights(
+    config.adminGroup === undefined ? undefined : groupId(config.adminGroup),
+  );
   const { lockDir } = paths;
   const table = new LockTable({
     lockDir,
@@ -133,6 +140,7 @@ function assemble({ paths, log, gid, adminGid }: ServerOptions): Parts {
     records,
     limits,
     log,
+    config,
     outlivesAgent: true,
     rights,
   });
@@ -163,6 +171,7 @@ class Agent implements AgentServer {
       silence: new SilenceWatch(),
       sessions: new Map(),
       log: options.log,
+      config: options.config,
       status: (name) => this.#status(name),
       isStopping: () => this.#isOver,
     };
@@ -225,7 +234,7 @@ class Agent implements AgentServer {
     try {
       const fd = descriptorOf(socket);
       const peer = identifyPeer(peerCredentials(fd));
-      if (this.#options.adminGid !== undefined) peer.groups = peerGroups(fd);
+      if (this.#options.config.adminGroup !== undefined) peer.groups = peerGroups(fd);
       limits.addConnection(peer.uid);
       this.#sockets.add(socket);
       clearTimeout(this.#idleTimer);

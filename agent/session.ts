@@ -7,7 +7,6 @@
 
 import { createHash, randomBytes } from "node:crypto";
 import { performance } from "node:perf_hooks";
-import { SILENCE_MS } from "../protocol/limits.ts";
 import type {
   LostParams,
   ProcessFacts,
@@ -15,6 +14,7 @@ import type {
   TakeoverNotice,
 } from "../protocol/messages.ts";
 import { clearLeftovers } from "./clean_up.ts";
+import type { AgentConfig } from "./config.ts";
 import type { SessionMarks } from "./leftovers.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
@@ -50,6 +50,8 @@ export interface SessionParts {
   silence: SilenceWatch;
   /** Where events go. */
   log: Log;
+  /** What is configured. */
+  config: AgentConfig;
   /** Sessions that have locks, by the hash of their secret. */
   sessions: Map<string, Session>;
 }
@@ -115,7 +117,8 @@ export class Session implements Claimant, Listened {
     const owner = hello.owner ?? `uid:${peer.uid}/${id}`;
     const secret = randomBytes(24).toString("base64url");
     const { kind, root } = findRoot(peer, asked);
-    const silenceMs = hello.silenceMs === 0 && kind === "ssh" ? SILENCE_MS : hello.silenceMs;
+    const isEndless = hello.silenceMs === 0 && kind === "ssh";
+    const silenceMs = isEndless ? parts.config.silenceMs : hello.silenceMs;
     const session = new Session(parts, owner, {
       id,
       secretHash: hashOf(secret),
@@ -155,7 +158,8 @@ export class Session implements Claimant, Listened {
 
   /** How long it may be silent, in milliseconds; without a connection nobody may be for ever. */
   get silenceMs(): number {
-    return this.#silenceMs === 0 && this.state === "detached" ? SILENCE_MS : this.#silenceMs;
+    const isEndless = this.#silenceMs === 0 && this.state === "detached";
+    return isEndless ? this.#parts.config.silenceMs : this.#silenceMs;
   }
 
   /** What is recorded of it. */

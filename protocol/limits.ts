@@ -48,5 +48,5 @@ export const GRACE_MS = 5_000;
 /** Default time that whoever has a lock is given to release it when another takes it over, in milliseconds. */
 export const TAKEOVER_DEADLINE_MS = 10_000;
 
-/** Longest time that a lock may stay reserved for an owner whose link has dropped, in milliseconds (ten minutes). */
+/** Default of the longest time that a lock may stay reserved for an owner whose link has dropped, in milliseconds (ten minutes). */
 export const MAX_PARK_MS = 600_000;

@@ -137,10 +137,15 @@ function addCommands(parser: Argv, finish: Finish): Argv {
       "be the agent of this host or user",
       (yargs) => serveOptions(yargs),
       async (argv) => {
+        if (argv["check-config"] === true) {
+          const { checkConfig } = await import("./check_config.ts");
+          return await finish(checkConfig(argv.config, argv.json === true));
+        }
         const { runServe } = await import("./serve.ts");
         await finish(runServe(pathsOf(argv), {
           group: argv.group,
           idleExit: argv["idle-exit"],
+          config: argv.config,
           quiet: argv.quiet === true,
         }));
       },
@@ -154,10 +159,11 @@ function addCommands(parser: Argv, finish: Finish): Argv {
     .command(
       "doctor",
       "check this host for all that breaks locks, and say how to mend it",
-      (yargs) => yargs.option("json", { type: "boolean", describe: "print JSON" }),
+      (yargs) => configOption(yargs).option("json", { type: "boolean", describe: "print JSON" }),
       async (argv) => {
         const { runDoctor } = await import("./doctor.ts");
-        await finish(runDoctor(pathsOf(argv), { json: argv.json === true }));
+        const show = { json: argv.json === true, config: argv.config };
+        await finish(runDoctor(pathsOf(argv), show));
       },
     )
     .command(
@@ -239,8 +245,16 @@ function describeRun(yargs: Argv): Argv {
     .example("$0 run -w 30s db -- pg_dump -f x", "wait for 30 s at most");
 }
 
+function configOption<T>(yargs: Argv<T>) {
+  return yargs.option("config", {
+    type: "string",
+    requiresArg: true,
+    describe: "config file (SSHLOCK_CONFIG); root: /etc/sshlock/agent.json",
+  });
+}
+
 function serveOptions<T>(yargs: Argv<T>) {
-  return yargs
+  return configOption(yargs)
     .option("group", {
       type: "string",
       requiresArg: true,
@@ -251,7 +265,16 @@ function serveOptions<T>(yargs: Argv<T>) {
       requiresArg: true,
       describe: "end after so long without connection and lock: 60s, 5m",
     })
-    .option("quiet", { type: "boolean", describe: "write no events to stderr" });
+    .option("quiet", { type: "boolean", describe: "write no events to stderr" })
+    .option("check-config", {
+      type: "boolean",
+      describe: "only check the config file, and print what it makes",
+    })
+    .option("json", {
+      type: "boolean",
+      implies: "check-config",
+      describe: "with --check-config: print JSON",
+    });
 }
 
 function pathsOf(argv: Record<string, unknown>): PathOptions {

@@ -23,11 +23,14 @@ const COLOURS: Record<FindingState, number> = { ok: 32, warn: 33, fail: 31, skip
  * Runs all checks and prints what they found.
  *
  * @param options Where agent and locks are.
- * @param show How to print.
+ * @param show How to print, and which config file to look at.
  * @returns `EXIT.problems` when anything is broken.
  */
-export async function runDoctor(options: PathOptions, show: { json: boolean }): Promise<number> {
-  const findings = await runAllChecks(options);
+export async function runDoctor(
+  options: PathOptions,
+  show: { json: boolean; config: string | undefined },
+): Promise<number> {
+  const findings = await runAllChecks(options, show.config);
   const counts = countStates(findings);
   if (show.json) printJson({ counts, findings });
   else printFindings(findings, counts);

@@ -49,6 +49,7 @@ const SERVE_ARGS: ArgTable = {
   ...PATH_ARGS,
   "--group": { key: "group", value: true },
   "--idle-exit": { key: "idleExit", value: true },
+  "--config": { key: "config", value: true },
   "--quiet": { key: "quiet", value: false },
 };
 
@@ -99,8 +100,8 @@ export function parseServe(
 ): { paths: PathOptions; serve: ServeOptions } | undefined {
   const { options, operands } = takeOptions(args, SERVE_ARGS, "leave");
   if (operands.length > 0) return undefined;
-  const { group, idleExit, quiet } = options;
-  return { paths: options, serve: { group, idleExit, quiet: quiet !== undefined } };
+  const { group, idleExit, config, quiet } = options;
+  return { paths: options, serve: { group, idleExit, config, quiet: quiet !== undefined } };
 }
 
 /**

@@ -6,6 +6,7 @@
 
 import process from "node:process";
 import { WireError } from "../../protocol/wire_error.ts";
+import { configPlace, findConfig } from "../config_file.ts";
 import { loadLibc } from "../libc.ts";
 import { createLog } from "../log.ts";
 import { type PathOptions, resolvePaths, UnsafeFolderError } from "../paths.ts";
@@ -24,6 +25,8 @@ export interface ServeOptions {
   group: string | undefined;
   /** A duration after which an agent without connections ends. */
   idleExit: string | undefined;
+  /** The config file. */
+  config: string | undefined;
   /** Whether to write no events. */
   quiet: boolean;
 }
@@ -40,11 +43,13 @@ export async function runServe(options: PathOptions, serve: ServeOptions): Promi
   const { idleExit } = serve;
   const idleExitMs = idleExit === undefined ? undefined : parseDuration(idleExit, "--idle-exit");
   const gid = resolveGroup(serve.group);
+  const { config, path: configPath } = findConfig(configPlace(serve.config));
   const log = createLog(serve.quiet ? "quiet" : "normal");
   // The terminal or session that started it may go, even while it starts; the agent stays.
   process.on("SIGHUP", () => log("signal-ignored", { signal: "SIGHUP" }));
   await loadLibc();
-  const server = await startServer({ paths: resolvePaths(options), log, gid, idleExitMs })
+  const paths = resolvePaths(options);
+  const server = await startServer({ paths, log, config, configPath, gid, idleExitMs })
     .catch((error) => {
       throw explainStart(error);
     });

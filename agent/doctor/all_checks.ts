@@ -5,8 +5,10 @@
  */
 
 import process from "node:process";
+import { configPlace } from "../config_file.ts";
 import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
 import { type Check, type Finding, found, type Scene } from "./finding.ts";
+import { checkConfigFile } from "./config_file.ts";
 import { checkHolderFile } from "./holder_file.ts";
 import { checkKernel } from "./kernel.ts";
 import { checkLockFiles } from "./lock_files.ts";
@@ -32,6 +34,7 @@ const CHECKS: [id: string, check: Check][] = [
   ["lock-file", checkLockFiles],
   ["holder-file", checkHolderFile],
   ["probe-lock", checkProbeLock],
+  ["config-file", checkConfigFile],
   ["agent", checkRunningAgent],
   ["token-counter", checkTokenCounter],
   ["holder", checkLockHolders],
@@ -45,11 +48,13 @@ const CHECKS: [id: string, check: Check][] = [
  * Runs all checks. It harms nothing and takes less than two seconds.
  *
  * @param options Where agent and locks are.
+ * @param config The config file to look at; absent: the one that `serve` reads.
  */
-export async function runAllChecks(options: PathOptions): Promise<Finding[]> {
+export async function runAllChecks(options: PathOptions, config?: string): Promise<Finding[]> {
   const sockets = clientSockets(options);
   const scene: Scene = {
     paths: resolvePaths(options),
+    config: configPlace(config),
     sockets,
     uid: process.getuid!(),
     agent: await askAgent(sockets),

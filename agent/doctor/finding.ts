@@ -5,6 +5,7 @@
  */
 
 import type { StatusResult } from "../../protocol/messages.ts";
+import type { ConfigPlace } from "../config_file.ts";
 import type { AgentPaths } from "../paths.ts";
 
 /** How a check came out; `skip` where it cannot be made here. */
@@ -26,6 +27,8 @@ export interface Finding {
 export interface Scene {
   /** Where the agent's files lie. */
   paths: AgentPaths;
+  /** The config file that an agent of this user reads. */
+  config: ConfigPlace;
   /** Sockets that a client on this host tries. */
   sockets: string[];
   /** User id of this process. */

@@ -19,6 +19,13 @@ describe("the pages say what the code does:", () => {
     assert.deepEqual(listed.sort(), [...new Set(logged)].sort());
   });
 
+  test("operations.md lists each key of the config file, and no other", () => {
+    const body = between(read("agent/config.ts"), "const RULES", "};");
+    const section = sectionOf(read("docs/operations.md"), "Configuration");
+    const listed = matches(section, /^\| `(\w+)`/gm);
+    assert.deepEqual(listed.sort(), matches(body, /^ {2}(\w+):/gm).sort());
+  });
+
   test("operations.md lists each event of the library", () => {
     const events = matches(read("controller/events.ts"), /^ {2}event: "([a-z]+)";/gm);
     assert.ok(events.length > 0, "controller/events.ts has events");

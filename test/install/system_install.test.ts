@@ -286,20 +286,41 @@ for (const flavour of FLAVOURS) {
     assert.equal(existsSync(tree.path(AGENT)), false);
   });
 
+  onTree("a config file stays as it is, and one that is wrong stops an upgrade", async (tree) => {
+    tree.write("/etc/sshlock/agent.json", "{}");
+    await succeed(tree, INSTALL);
+    tree.write(NEW_AGENT, stubAgent("1.1.0"), 0o755);
+    tree.write("/etc/sshlock/agent.json", '{"wrong": 1}');
+    const { code, stderr } = await tree.run(INSTALL);
+    assert.notEqual(code, 0);
+    assert.match(
+      stderr,
+      /cannot install: "sshlock-agent serve --check-config" said: \{"wrong": 1\}/,
+    );
+    assert.equal(text(tree, AGENT), stubAgent("1.0.0"));
+    tree.write("/etc/sshlock/agent.json", '{"graceMs": 1}');
+    await succeed(tree, INSTALL);
+    assert.equal(text(tree, AGENT), stubAgent("1.1.0"));
+    assert.equal(text(tree, "/etc/sshlock/agent.json"), '{"graceMs": 1}');
+  });
+
   onTree("--uninstall --purge leaves nothing, without --purge the tokens stay", async (tree) => {
     pretendSystemd(tree);
     const before = tree.snapshot();
     await succeed(tree, `${INSTALL} --allow-user alice`);
     tree.write("/run/sshlock/locks/demo.json", "{}");
     tree.write("/var/lib/sshlock/tokens", "7");
+    tree.write("/etc/sshlock/agent.json", "{}");
     takeSystemctlCalls(tree);
     const kept = await succeed(tree, `${INSTALL} --uninstall`);
     assert.match(kept, /^kept +\/var\/lib\/sshlock \(/m);
     assert.equal(text(tree, "/var/lib/sshlock/tokens"), "7");
+    assert.match(kept, /^kept +\/etc\/sshlock\/agent\.json \(/m);
     assert.deepEqual(takeSystemctlCalls(tree), [
       "disable --now sshlock-agent.socket sshlock-agent.service",
       "daemon-reload",
     ]);
+    rmSync(tree.path("/etc/sshlock"), { recursive: true });
     await succeed(tree, `${INSTALL} --uninstall --purge`);
     const ours = (line: string) => !/^\/etc\/(gshadow|group|systemd)/.test(line);
     assert.deepEqual(tree.snapshot().filter(ours), before.filter(ours));
