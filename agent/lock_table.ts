@@ -4,13 +4,13 @@
  * Invariants, each kept by the function named:
  *
  * 1. An ownership exists only while this process has an open descriptor of an open file description
- *    on which the kernel holds the lock (`#acquire` makes it, `#unlock` ends both).
+ *    on which the kernel holds the lock (`claimInKernel` makes it, `#free` ends both).
  * 2. Before a grant is answered its path led to the locked inode, its token was counted, and its
- *    record was written (`#acquire`, `#grant`); only then does its holder outlive this process.
+ *    record was written (`claimInKernel`, `#grant`); only then does its holder outlive this process.
  * 3. Claims of one lock are tried one at a time, in the order they came (`#pump`): a claim never
  *    overtakes one that waits, and at most one of our holders waits in the kernel's queue. Only one
- *    that may take the lock over by force goes before those that can just wait (`#enqueue`).
- * 4. The next try starts only when the last one's holder can no longer take the lock (`#attempt`
+ *    that may take the lock over by force goes before those that can just wait (`enqueue`).
+ * 4. The next try starts only when the last one's holder can no longer take the lock (`claimInKernel`
  *    waits for its end), so we never contend with what we gave up ourselves.
  * 5. A claim is settled once: granted, or refused with the first cause (`PendingClaim.settle`).
  * 6. A lock with no ownerships and no claims has no entry (`#pump`).
@@ -38,12 +38,23 @@ import {
 } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import type { AgentConfig } from "./config.ts";
-import type { Holder, HolderPool, HolderProcess } from "./holder.ts";
+import type { Holder, HolderProcess } from "./holder.ts";
 import { explain } from "./host_status.ts";
 import { findForeignHoldersOf } from "./kernel_locks.ts";
-import { flock, LOCK_UN } from "./libc.ts";
+import { claimInKernel, type KernelClaimParts, unlock } from "./kernel_claim.ts";
 import type { Limits } from "./limits.ts";
-import { isStillThere, type LockFile, openLockFile } from "./lock_file.ts";
+import {
+  emptyEntry,
+  enqueue,
+  factsOf,
+  grantOf,
+  isCompatible,
+  isReservedFor,
+  joinable,
+  type LockEntry,
+  partsOfEntry,
+} from "./lock_entry.ts";
+import { isStillThere, type LockFile } from "./lock_file.ts";
 import type { Log } from "./log.ts";
 import {
   type Claimant,
@@ -57,15 +68,12 @@ import {
   partsOf,
   toRecord,
 } from "./ownership.ts";
-import { PendingClaim, type Takeover } from "./pending_claim.ts";
+import { PendingClaim } from "./pending_claim.ts";
 import { readBootId, readPidNamespace, readStat } from "./proc.ts";
 import { type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
 import type { Rights } from "./rights.ts";
+import { Takeovers } from "./takeovers.ts";
 import type { TokenStore } from "./token_store.ts";
-import { userName } from "./users.ts";
-
-/** How often a lock file may be replaced between locking it and looking, before a claim gives up. */
-const MAX_REPLACEMENTS = 10;
 
 /** How often a killed holder is replaced in a row without success before its lock is lost. */
 const MAX_HOLDER_RESTARTS = 5;
@@ -77,13 +85,7 @@ const HOLDER_RESTART_PAUSE_MS = 200;
 const MAX_STARTING = 4;
 
 /** What a table works with. */
-export interface LockTableParts {
-  /** The folder of the lock files. */
-  lockDir: string;
-  /** Group of new lock files; absent: the agent's own. */
-  gid: number | undefined;
-  /** Starts holders. */
-  pool: HolderPool;
+export interface LockTableParts extends KernelClaimParts {
   /** Counts tokens. */
   tokens: TokenStore;
   /** Where grants are recorded. */
@@ -100,18 +102,10 @@ export interface LockTableParts {
   rights: Rights;
 }
 
-interface LockEntry {
-  readonly name: string;
-  /** Several only while all of them are shared. */
-  readonly ownerships: Ownership[];
-  /** In the order they came; the first may be the one that is tried. */
-  readonly queue: PendingClaim[];
-  attempt: PendingClaim | undefined;
-}
-
 /** The locks of one agent, who has them and who waits for them. */
 export class LockTable {
   readonly #parts: LockTableParts;
+  readonly #takeovers: Takeovers;
   readonly #entries = new Map<string, LockEntry>();
   readonly #byClaimant = new Map<Claimant, Set<LockEntry>>();
   readonly #watchers = new Set<(change: ChangeParams) => void>();
@@ -132,6 +126,13 @@ export class LockTable {
    */
   constructor(parts: LockTableParts) {
     this.#parts = parts;
+    const { rights, log } = parts;
+    this.#takeovers = new Takeovers({
+      rights,
+      log,
+      announce: (event, claimant, entry) => this.#announce(event, claimant, entry),
+      end: (grant, cause) => this.#endByForce(grant, cause),
+    });
   }
 
   /** How many ownerships there are. */
@@ -156,7 +157,7 @@ export class LockTable {
       this.#parts.limits.addClaim(claimant.peer.uid);
       const entry = this.#entryOf(params.name);
       const { takeoverDeadlineMs } = this.#parts.config;
-      const rights = { mayForce: this.#mayForce(entry, claimant), takeoverDeadlineMs };
+      const rights = { mayForce: this.#takeovers.mayForce(entry, claimant), takeoverDeadlineMs };
       const claim = new PendingClaim(claimant, params, rights, { resolve, reject });
       const own = joinable(entry, claim);
       if (own !== undefined) return this.#join(entry, own, claim);
@@ -168,7 +169,7 @@ export class LockTable {
       const { attempt } = entry;
       // The kernel would serve the one that stands in its queue first.
       if (claim.isForced && attempt?.isForced === false) attempt.withdraw();
-      this.#askForTakeover(entry);
+      this.#takeovers.ask(entry);
       this.#pump(entry);
       if (!claim.isSettled && entry.attempt !== claim) this.#tellQueued(entry, claim);
     });
@@ -331,12 +332,7 @@ export class LockTable {
    */
   repeatTakeovers(claimant: Claimant): void {
     for (const grant of this.#grantsOf(claimant)) {
-      for (const claim of this.#entryOf(grant.ownership.name).queue) {
-        const asked = claim.takeover?.asked.get(grant);
-        if (asked === undefined) continue;
-        const deadlineMs = Math.max(0, Math.round(asked.endsAt - performance.now()));
-        this.#tellTakeover(grant, claim, deadlineMs);
-      }
+      this.#takeovers.repeat(this.#entryOf(grant.ownership.name), grant);
     }
   }
 
@@ -389,7 +385,7 @@ export class LockTable {
 
   /** All locks that are held here or waited for, by name. */
   facts(): LockFacts[] {
-    return [...this.#entries.values()].map((entry) => this.#factsOf(entry))
+    return [...this.#entries.values()].map((entry) => factsOf(entry))
       .sort((a, b) => a.name < b.name ? -1 : 1);
   }
 
@@ -469,8 +465,10 @@ export class LockTable {
 
   async #attempt(entry: LockEntry, claim: PendingClaim): Promise<void> {
     try {
-      const ownership = await this.#acquire(entry, claim);
-      if (ownership !== undefined) this.#grant(entry, claim, ownership);
+      const onWaiting = () => this.#markQueued(entry, claim);
+      const outcome = await claimInKernel(this.#parts, claim, onWaiting);
+      if (outcome.kind === "busy") throw await this.#contended(entry, claim);
+      if (outcome.kind === "locked") this.#grant(entry, claim, outcome);
     } catch (error) {
       this.#settleRefused(entry, claim, error as Error);
     } finally {
@@ -480,36 +478,23 @@ export class LockTable {
     }
   }
 
-  /** The lock in the kernel, or `undefined` when the claim was settled or withdrawn meanwhile. */
-  async #acquire(entry: LockEntry, claim: PendingClaim): Promise<Ownership | undefined> {
-    const { lockDir, gid, pool } = this.#parts;
-    const { name } = entry;
-    const access = { peerUid: claim.claimant.peer.uid, gid };
-    for (let tries = 0; tries < MAX_REPLACEMENTS && !claim.isSettled; tries++) {
-      const file = openLockFile(lockDir, name, access);
-      const order = { name, shared: claim.shared, wait: claim.waitMs > 0, tied: true };
-      const { holder, outcome } = await pool.lock(order, file.fd, {
-        onStart: (holder) => {
-          claim.holder = holder;
-          if (claim.isWithdrawn) holder.kill();
-        },
-        onWaiting: () => this.#markQueued(entry, claim),
-      });
-      if (outcome.kind === "locked" && !claim.isSettled && isStillThere(file)) {
-        return this.#toOwnership(claim, file, holder);
-      }
-      this.#unlock(file, holder);
-      await holder.ended;
-      if (claim.isWithdrawn) return undefined;
-      if (outcome.kind === "busy") throw await this.#contended(entry, claim);
-      if (outcome.kind === "failed") throw holderFailed(name, outcome.reason);
-    }
-    if (claim.isSettled) return undefined;
-    throw new WireError(
-      "lock-file",
-      `Cannot claim "${name}": its lock file is replaced again and again`,
-      { name, reason: "keeps-changing" },
-    );
+  #grant(
+    entry: LockEntry,
+    claim: PendingClaim,
+    { file, holder }: { file: LockFile; holder: HolderProcess },
+  ): void {
+    const { outlivesAgent, pool } = this.#parts;
+    const ownership = this.#toOwnership(claim, file, holder);
+    remove(entry.queue, claim);
+    this.#addGrant(ownership, claim);
+    claim.claimant.onGranted(ownership.token);
+    this.#own(entry, ownership);
+    this.#record(entry);
+    // From here on an end of this process leaves the lock with its session, not with nobody.
+    if (outlivesAgent) holder.untie();
+    this.#settleGranted(entry, ownership, claim, {});
+    this.#takeovers.ask(entry);
+    pool.refill();
   }
 
   #toOwnership(claim: PendingClaim, file: LockFile, holder: HolderProcess): Ownership {
@@ -520,24 +505,9 @@ export class LockTable {
       const facts = { name, owner, uid, shared, token, since, sinceAt };
       return { ...facts, file, holder, grants: [], parked: undefined };
     } catch (error) {
-      this.#unlock(file, holder);
+      unlock(file, holder);
       throw error;
     }
-  }
-
-  #grant(entry: LockEntry, claim: PendingClaim, ownership: Ownership): void {
-    const { outlivesAgent, pool } = this.#parts;
-    const holder = ownership.holder as HolderProcess;
-    remove(entry.queue, claim);
-    this.#addGrant(ownership, claim);
-    claim.claimant.onGranted(ownership.token);
-    this.#own(entry, ownership);
-    this.#record(entry);
-    // From here on an end of this process leaves the lock with its session, not with nobody.
-    if (outlivesAgent) holder.untie();
-    this.#settleGranted(entry, ownership, claim, {});
-    this.#askForTakeover(entry);
-    pool.refill();
   }
 
   /** A session of the same owner has the lock: this one shares its ownership. */
@@ -547,7 +517,7 @@ export class LockTable {
     claim.claimant.onGranted(ownership.token);
     this.#record(entry);
     this.#settleGranted(entry, ownership, claim, { joined: true });
-    this.#askForTakeover(entry);
+    this.#takeovers.ask(entry);
   }
 
   #addGrant(ownership: Ownership, { claimant, params }: PendingClaim): void {
@@ -651,65 +621,6 @@ export class LockTable {
     return new WireError("contended", message, { ...facts });
   }
 
-  // ---- taking over -----------------------------------------------------------------------------
-
-  #mayForce(entry: LockEntry, { peer }: Claimant): boolean {
-    const parts = partsOfEntry(entry);
-    return parts.length > 0 &&
-      parts.every(({ claimant }) => this.#parts.rights.mayEnd(peer, claimant.peer.uid));
-  }
-
-  /** Asks each session that is in the way of a takeover, once, and ends it when its time is over. */
-  #askForTakeover(entry: LockEntry): void {
-    for (const claim of entry.queue.filter((claim) => claim.takeover !== undefined)) {
-      for (const grant of partsOfEntry(entry)) {
-        if (claim.shared && grant.ownership.shared) continue;
-        this.#ask(grant, claim, claim.takeover!);
-      }
-    }
-  }
-
-  #ask(grant: Grant, claim: PendingClaim, { asked, askedOwners, deadlineMs }: Takeover): void {
-    if (asked.has(grant) || claim.isSettled) return;
-    const { ownership, claimant } = grant;
-    // Nobody is there to be asked when the lock is only reserved.
-    const timeMs = ownership.parked === undefined ? deadlineMs : 0;
-    const force = () => this.#forceTakeover(grant, claim);
-    asked.set(grant, { endsAt: performance.now() + timeMs, timer: setTimeout(force, timeMs) });
-    askedOwners.add(claimant.owner);
-    this.#parts.log("takeover-asked", {
-      ...eventFacts(grant),
-      ...this.#takeoverFacts(grant, claim),
-      deadlineMs: timeMs,
-    });
-    this.#tellTakeover(grant, claim, timeMs);
-    this.#announce("takeover", claim.claimant, this.#entryOf(ownership.name));
-  }
-
-  #tellTakeover({ ownership, claimant }: Grant, claim: PendingClaim, deadlineMs: number): void {
-    const { name } = ownership;
-    const { owner: by, peer: { uid: byUid } } = claim.claimant;
-    const { reason } = claim.takeover!;
-    const forced = this.#parts.rights.mayEnd(claim.claimant.peer, claimant.peer.uid);
-    claimant.notifyTakeover({ name, by, byUid, reason, deadlineMs, forced });
-  }
-
-  #forceTakeover(grant: Grant, claim: PendingClaim): void {
-    const isPresent = partsOf(grant.ownership).includes(grant);
-    const facts = this.#takeoverFacts(grant, claim);
-    if (claim.isSettled || !isPresent || !facts.forced) return;
-    const { by, byUid, why } = facts;
-    this.#parts.log("lock-taken-over", { ...eventFacts(grant), ...facts });
-    const detail = `taken over by ${by} (${userName(byUid) ?? `uid ${byUid}`}): ${why}`;
-    this.#endByForce(grant, { reason: "taken-over", detail });
-  }
-
-  #takeoverFacts({ claimant }: Grant, claim: PendingClaim) {
-    const { owner: by, peer } = claim.claimant;
-    const forced = this.#parts.rights.mayEnd(peer, claimant.peer.uid);
-    return { by, byUid: peer.uid, why: claim.takeover!.reason, forced };
-  }
-
   #endByForce(grant: Grant, cause: EndCause): void {
     const { ownership, claimant } = grant;
     if (ownership.parked === undefined) claimant.end(cause);
@@ -739,7 +650,7 @@ export class LockTable {
     this.#unindex(claimant, entry);
     const back = entry.queue.find((claim) => isReservedFor(ownership, claim));
     if (back !== undefined) return this.#unpark(entry, ownership, back);
-    this.#askForTakeover(entry);
+    this.#takeovers.ask(entry);
     this.#pump(entry);
   }
 
@@ -763,7 +674,7 @@ export class LockTable {
     claim.claimant.onGranted(ownership.token);
     this.#record(entry);
     this.#settleGranted(entry, ownership, claim, { unparked: true });
-    this.#askForTakeover(entry);
+    this.#takeovers.ask(entry);
   }
 
   #endPark(ownership: Ownership, detail: string): void {
@@ -848,17 +759,10 @@ export class LockTable {
   }
 
   #free(entry: LockEntry, ownership: Ownership): void {
-    this.#unlock(ownership.file, ownership.holder);
+    unlock(ownership.file, ownership.holder);
     remove(entry.ownerships, ownership);
     if (--this.#ownershipCount === 0) this.onHolding?.(false);
     this.#recordLater(entry.name);
-  }
-
-  /** LOCK_UN frees at once for every descriptor of the description; ending the holder alone does not. */
-  #unlock(file: LockFile, holder: Holder): void {
-    flock(file.fd, LOCK_UN);
-    holder.kill();
-    file.close();
   }
 
   // ---- facts -----------------------------------------------------------------------------------
@@ -878,24 +782,9 @@ export class LockTable {
     }
   }
 
-  #factsOf(entry: LockEntry): LockFacts {
-    return {
-      name: entry.name,
-      holders: partsOfEntry(entry).map(factsOfGrant),
-      waiters: entry.queue.filter((claim) => !claim.isSettled).map((claim) => ({
-        owner: claim.claimant.owner,
-        purpose: claim.params.purpose,
-        uid: claim.claimant.peer.uid,
-        waitedMs: claim.waitedMs,
-        shared: claim.shared,
-        takeover: claim.takeover?.reason,
-      })),
-    };
-  }
-
   #announce(event: ChangeEvent, { owner }: Claimant, entry: LockEntry): void {
     if (this.#watchers.size === 0) return;
-    const lock = this.#factsOf(entry);
+    const lock = factsOf(entry);
     for (const watcher of this.#watchers) watcher({ event, owner, lock });
   }
 
@@ -948,47 +837,6 @@ export class LockTable {
   }
 }
 
-function emptyEntry(name: string): LockEntry {
-  return { name, ownerships: [], queue: [], attempt: undefined };
-}
-
-/** The owner's own lock, when a session of the owner has it that is not ending. */
-function joinable(entry: LockEntry, { claimant, shared }: PendingClaim): Ownership | undefined {
-  // Anyone may call themselves anything: only the same user's sessions share an owner's lock.
-  return entry.ownerships.find(({ owner, uid, shared: isShared, grants }) =>
-    owner === claimant.owner && uid === claimant.peer.uid && isShared === shared &&
-    grants.some((grant) => grant.claimant.state !== "ending")
-  );
-}
-
-/** A claim can be granted beside the ownerships there are. */
-function isCompatible(entry: LockEntry, claim: PendingClaim): boolean {
-  return entry.ownerships.every((ownership) => ownership.shared && claim.shared);
-}
-
-/** A parked lock is its owner's, in the mode it has. */
-function isReservedFor({ parked, owner, uid, shared }: Ownership, claim: PendingClaim): boolean {
-  const { claimant } = claim;
-  return parked !== undefined && !claim.isSettled && owner === claimant.owner &&
-    uid === claimant.peer.uid && shared === claim.shared;
-}
-
-/** The sessions' parts in a lock, and those of the last sessions of parked ones. */
-function partsOfEntry(entry: LockEntry): Grant[] {
-  return entry.ownerships.flatMap(partsOf);
-}
-
-function grantOf(entry: LockEntry, claimant: Claimant): Grant | undefined {
-  return entry.ownerships.flatMap(({ grants }) => grants)
-    .find((grant) => grant.claimant === claimant);
-}
-
-/** In the order they came, but those that may force it before those that can only wait. */
-function enqueue(queue: PendingClaim[], claim: PendingClaim): void {
-  const place = claim.isForced ? queue.findIndex(({ isForced }) => !isForced) : -1;
-  queue.splice(place < 0 ? queue.length : place, 0, claim);
-}
-
 function refuseLongParking(
   { name, parkMs = 0 }: ClaimParams,
   { maxParkMs }: Pick<AgentConfig, "maxParkMs">,
@@ -1005,10 +853,6 @@ function describeRefusal({ takeover }: PendingClaim): string {
   if (takeover.mayForce) return "; it was asked for and has not been let go yet";
   return "; it was asked for and not released, and only root, the user who has it and the admin " +
     "group may end its session";
-}
-
-function holderFailed(name: string, reason: string): WireError {
-  return new WireError("holder-failed", `Cannot claim "${name}": ${reason}`, { name, reason });
 }
 
 function remove<T>(list: T[], item: T): void {

@@ -95,6 +95,16 @@ export class PendingClaim {
     this.#timer = setTimeout(onTimeout, this.waitMs);
   }
 
+  /**
+   * A holder was started for the present try.
+   *
+   * @param holder The holder.
+   */
+  start(holder: HolderProcess): void {
+    this.holder = holder;
+    if (this.isWithdrawn) holder.kill();
+  }
+
   /** Gives up the present try: another one comes when it is its turn again. */
   withdraw(): void {
     this.isWithdrawn = true;
