@@ -563,8 +563,12 @@ function describeState({ state, awaiting, parkedForMs }: OwnHolder): string {
   return `, whose session has ended; it stays reserved for ${describeMs(parkedForMs ?? 0)}`;
 }
 
-/** What an ending session waits for, in words. */
-function describeAwaited(awaiting: ProcessFacts[]): string {
+/**
+ * What an ending session waits for, in words.
+ *
+ * @param awaiting The processes, as `status` tells them.
+ */
+export function describeAwaited(awaiting: ProcessFacts[]): string {
   if (awaiting.length === 0) return "looking for its processes";
   const shown = awaiting.slice(0, 3).map(({ pid, comm }) => `${comm} ${pid}`).join(", ");
   const more = awaiting.length > 3 ? ` and ${awaiting.length - 3} more` : "";

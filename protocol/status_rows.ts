@@ -4,7 +4,13 @@
  * @module
  */
 
-import { describeMs, type HolderFacts, type LockFacts } from "./messages.ts";
+import {
+  describeAwaited,
+  describeMs,
+  type HolderFacts,
+  type LockFacts,
+  type OwnHolder,
+} from "./messages.ts";
 
 /** The headings of a table of locks. */
 export const STATUS_HEADINGS = ["NAME", "OWNER", "USER", "PID", "FOR", "TOKEN", "MODE", "WHY"];
@@ -22,8 +28,8 @@ export function statusRows({ name, holders, waiters }: LockFacts): string[][] {
     "-",
     describeMs(waiter.waitedMs),
     "-",
-    "waits",
-    waiter.purpose ?? "",
+    waiter.takeover === undefined ? "waits" : "takes over",
+    waiter.takeover ?? waiter.purpose ?? "",
   ]);
   return [...holders.map((holder) => rowOf(name, holder)), ...waiting];
 }
@@ -31,9 +37,19 @@ export function statusRows({ name, holders, waiters }: LockFacts): string[][] {
 function rowOf(name: string, holder: HolderFacts): string[] {
   const mode = holder.shared === true ? "shared" : "exclusive";
   if (holder.kind === "own") {
-    const { owner, user, uid, holderPid, heldMs, token, purpose } = holder;
-    const forMs = describeMs(heldMs);
-    return [name, owner, user ?? `${uid}`, `${holderPid}`, forMs, `${token}`, mode, purpose ?? ""];
+    const { owner, user, uid, holderPid, heldMs, token, state } = holder;
+    const shown = state === "held" ? mode : state;
+    const why = whyOf(holder);
+    return [
+      name,
+      owner,
+      user ?? `${uid}`,
+      `${holderPid}`,
+      describeMs(heldMs),
+      `${token}`,
+      shown,
+      why,
+    ];
   }
   const { record, pid, uid, user, command, hiddenBecause } = holder;
   return [
@@ -46,4 +62,14 @@ function rowOf(name: string, holder: HolderFacts): string[] {
     mode,
     record?.purpose ?? command ?? hiddenBecause ?? "",
   ];
+}
+
+/** The purpose, and where the session is over, what stands between the lock and the next claim. */
+function whyOf({ state, purpose, awaiting, parkedForMs }: OwnHolder): string {
+  const note = state === "ending"
+    ? describeAwaited(awaiting ?? [])
+    : state === "parked"
+    ? `reserved for ${describeMs(parkedForMs ?? 0)}`
+    : undefined;
+  return [purpose, note].filter((part) => part !== undefined).join("; ");
 }
