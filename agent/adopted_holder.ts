@@ -4,28 +4,31 @@
  * @module
  */
 
+import type { ExitWatch } from "./exit_watch.ts";
 import type { Holder } from "./holder.ts";
-import { isAlive, type ProcessId } from "./proc.ts";
+import type { ProcessId } from "./proc.ts";
 import { sendSignals } from "./signals.ts";
 
 /**
- * Pause between two looks whether it lives, in milliseconds. It is no child of this process, so no
- * event tells; the lock is safe meanwhile, because this process has its own descriptor of it.
+ * Pause between two looks whether any of them has ended, in milliseconds. They are no children of
+ * this process, so no event tells; the lock is safe meanwhile, because this process has its own
+ * descriptor of it.
  */
-const LOOK_MS = 500;
+export const ADOPTED_LOOK_MS = 500;
 
 /** A holder that is no child of this process. */
 export class AdoptedHolder implements Holder {
   onDeath: (() => void) | undefined;
   readonly #process: ProcessId;
-  readonly #timer: ReturnType<typeof setInterval>;
+  readonly #stopWatching: () => void;
 
   /**
    * @param process The process.
+   * @param exits Tells when it ends.
    */
-  constructor(process: ProcessId) {
+  constructor(process: ProcessId, exits: ExitWatch) {
     this.#process = process;
-    this.#timer = setInterval(() => this.#look(), LOOK_MS);
+    this.#stopWatching = exits.add(process, () => this.onDeath?.());
   }
 
   /** The pid. */
@@ -35,13 +38,7 @@ export class AdoptedHolder implements Holder {
 
   /** Ends the process. */
   kill(): void {
-    clearInterval(this.#timer);
+    this.#stopWatching();
     sendSignals(this.#process, ["SIGKILL"]);
-  }
-
-  #look(): void {
-    if (isAlive(this.#process)) return;
-    clearInterval(this.#timer);
-    this.onDeath?.();
   }
 }

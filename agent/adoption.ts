@@ -12,6 +12,7 @@ import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
 import { AdoptedHolder } from "./adopted_holder.ts";
+import type { ExitWatch } from "./exit_watch.ts";
 import { LOCK_FD } from "./holder/order.ts";
 import { closeDescriptor, copyDescriptor, openPidfd } from "./libc.ts";
 import type { LockFile } from "./lock_file.ts";
@@ -39,6 +40,8 @@ export interface AdoptionParts {
   table: LockTable;
   /** What all sessions share. */
   sessions: SessionParts;
+  /** Tells when a holder ends. */
+  holders: ExitWatch;
   /** Where events go. */
   log: Log;
 }
@@ -91,7 +94,7 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
       ? sessions.get(session.secretHash) ?? Session.adopt(parts.sessions, record.owner, session)
       : Session.adoptEnded(parts.sessions, record.owner, session)
   );
-  parts.table.adopt(name, record, file, new AdoptedHolder(record.holder), claimants);
+  parts.table.adopt(name, record, file, new AdoptedHolder(record.holder, parts.holders), claimants);
   return false;
 }
 

@@ -5,7 +5,8 @@
  */
 
 import { performance } from "node:perf_hooks";
-import { findLeftovers, type Leftover, type SessionMarks } from "./leftovers.ts";
+import type { ExitWatch } from "./exit_watch.ts";
+import type { Leftover, LeftoverSearch, SessionMarks } from "./leftovers.ts";
 import { isAlive, type ProcessId, readStat } from "./proc.ts";
 import { sendSignals } from "./signals.ts";
 
@@ -13,13 +14,13 @@ import { sendSignals } from "./signals.ts";
 export type EndPolicy = "kill" | "drain" | "leave";
 
 /**
- * Pause between two looks at processes that are known, in milliseconds: a look costs a read of
- * /proc/PID/stat each, and a lock is to be free within 50 ms of its last leftover's death.
+ * Pause between two looks at processes that are known, in milliseconds: a lock is to be free within
+ * 50 ms of its last leftover's death.
  */
-const LOOK_MS = 10;
+export const LEFTOVER_LOOK_MS = 10;
 
-/** Looks at known processes between two searches for new ones: a search reads all of /proc. */
-const LOOKS_PER_SEARCH = 20;
+/** How long known processes are waited for before new ones are searched for, in milliseconds. */
+const SEARCH_AGAIN_MS = 200;
 
 /**
  * Searches that must find nothing in a row: one alone can miss a process that was forked behind the
@@ -37,8 +38,10 @@ export interface CleanUpOptions {
   policy: Exclude<EndPolicy, "leave">;
   /** Time between TERM and KILL, in milliseconds. */
   graceMs: number;
-  /** Pids that never belong to a session, asked for at each search. */
-  spared: () => ReadonlySet<number>;
+  /** Finds them. */
+  search: LeftoverSearch;
+  /** Tells when they end. */
+  exits: ExitWatch;
   /** Called when what is waited for has changed. */
   onAwaiting: (leftovers: Leftover[]) => void;
 }
@@ -58,14 +61,20 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
     const isOverdue = performance.now() - startedAt >= options.graceMs;
     const root = options.endRoot ? livingRoot(options.marks.root) : [];
     for (const process of root) endProcess(process, isOverdue, warned);
-    const found = await findLeftovers(options.marks, options.spared());
+    // Each search sees the host as it was after the last one's signals, and after the last one was
+    // answered: only then is it a second look. The scan behind it may serve other sessions as well.
+    const found = await options.search.find(options.marks);
     const leftovers = [...root, ...found];
     options.onAwaiting(leftovers);
     empty = leftovers.length === 0 ? empty + 1 : 0;
     if (options.policy === "kill") {
       for (const leftover of found) endProcess(leftover, isOverdue, warned);
     }
-    await untilGone(leftovers, startedAt + options.graceMs);
+    const graceLeftMs = startedAt + options.graceMs - performance.now();
+    await options.exits.untilGone(
+      leftovers,
+      graceLeftMs > 0 ? Math.min(SEARCH_AGAIN_MS, graceLeftMs) : SEARCH_AGAIN_MS,
+    );
   }
 }
 
@@ -80,15 +89,4 @@ function endProcess(leftover: Leftover, isOverdue: boolean, warned: Set<string>)
   if (isOverdue) sendSignals(leftover, ["SIGKILL"]);
   else if (!warned.has(key)) sendSignals(leftover, ["SIGTERM", "SIGCONT"]);
   warned.add(key);
-}
-
-/** Waits for the known processes, until it is time to search again or the grace is over. */
-async function untilGone(leftovers: Leftover[], graceEndsAt: number): Promise<void> {
-  let rest = leftovers;
-  const isGraceOver = performance.now() >= graceEndsAt;
-  for (let looks = 0; looks < LOOKS_PER_SEARCH && rest.length > 0; looks++) {
-    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
-    rest = rest.filter(isAlive);
-    if (!isGraceOver && performance.now() >= graceEndsAt) return;
-  }
 }

@@ -31,7 +31,7 @@ import {
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { timesFor } from "./config.ts";
-import { findLeftovers, type Leftover } from "./leftovers.ts";
+import type { Leftover } from "./leftovers.ts";
 import type { Peer } from "./peer.ts";
 import { readBootId, readPidNamespace } from "./proc.ts";
 import { hashOf, type Outlet, Session, type SessionParts } from "./session.ts";
@@ -287,7 +287,7 @@ export class Connection implements Outlet {
     this.#countLook();
     try {
       session.identify();
-      return await findLeftovers(session.marks, this.#parts.table.holderPids());
+      return await this.#parts.search.find(session.marks);
     } finally {
       this.#openLooks--;
     }

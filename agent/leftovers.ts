@@ -1,32 +1,16 @@
 /**
  * The processes that belong to a session, found by the marks that a session leaves on them.
  *
- * One look through /proc, in turns, so that it delays no claim. What has left all marks (a systemd
- * unit, or without PAM `env -u SSH_CONNECTION setsid`) has detached on purpose and is not found.
+ * What has left all marks (a systemd unit, or without PAM `env -u SSH_CONNECTION setsid`) has
+ * detached on purpose and is not found.
  *
  * @module
  */
 
-import { readFileSync } from "node:fs";
 import process from "node:process";
-import { setImmediate } from "node:timers/promises";
-import {
-  listPids,
-  type ProcessId,
-  type ProcessStat,
-  readEnvironment,
-  readStat,
-  readUid,
-} from "./proc.ts";
-
-/** What /proc/PID/sessionid shows where PAM has set none. */
-const NO_AUDIT_SESSION = 4_294_967_295;
-
-/** Processes between two turns of the event loop. */
-const PIDS_PER_TURN = 100;
-
-/** From OpenSSH 9.8 on the part of sshd that serves one session is a program of its own. */
-export const SSHD_NAMES: readonly string[] = ["sshd", "sshd-session"];
+import { NextRun } from "./next_run.ts";
+import { isDead, type ProcessId, type ProcessStat } from "./proc.ts";
+import { ProcessScan, readAuditSession, readScope } from "./process_scan.ts";
 
 // What a process calls itself must not write to the terminal of who looks at it.
 // deno-lint-ignore no-control-regex
@@ -79,91 +63,55 @@ export function readMarks(
 }
 
 /**
- * The processes of a session that live; zombies are dead, and the root is not among them.
+ * Searches for the processes of sessions, with one scan of /proc for all who search at the same time.
  *
- * @param marks What they are known by.
- * @param spared Pids that never belong to a session: the agent and all holders.
+ * A search is answered from a scan that began after it was asked for ({@linkcode NextRun}), and its
+ * marks are looked at later still. So what a session did before it searched (signals sent, its sshd
+ * seen dead) was done when the scan began, as if the scan were its own; and two searches of one
+ * session, the second asked for when the first was answered, never share a scan.
  */
-export async function findLeftovers(
-  marks: SessionMarks,
-  spared: ReadonlySet<number>,
-): Promise<Leftover[]> {
-  const processes = await readProcesses();
-  const found: Leftover[] = [];
-  for (const stat of processes.values()) {
-    if (stat.state === "Z" || spared.has(stat.pid) || stat.pid === process.pid) continue;
-    if (!isOfSession(stat, marks, processes)) continue;
-    const { pid, startTime, comm, state } = stat;
-    found.push({ pid, startTime, comm: comm.replace(CONTROL, "?"), state });
+export class LeftoverSearch {
+  readonly #sparedPids: () => ReadonlySet<number>;
+  readonly #scans: NextRun<ProcessScan>;
+
+  /**
+   * @param sparedPids The pids of all holders: they belong to no session.
+   */
+  constructor(sparedPids: () => ReadonlySet<number>) {
+    this.#sparedPids = sparedPids;
+    this.#scans = new NextRun(() => ProcessScan.read(sparedPids()));
   }
-  return found;
-}
 
-async function readProcesses(): Promise<Map<number, ProcessStat>> {
-  const processes = new Map<number, ProcessStat>();
-  for (const [index, pid] of listPids().entries()) {
-    const stat = readStat(pid);
-    if (stat !== undefined) processes.set(pid, stat);
-    if (index % PIDS_PER_TURN === PIDS_PER_TURN - 1) await setImmediate();
+  /**
+   * The processes of a session that live; zombies are dead, and the root is not among them.
+   *
+   * @param marks What they are known by.
+   */
+  async find(marks: SessionMarks): Promise<Leftover[]> {
+    const scan = await this.#scans.ask();
+    const below = scan.descendantsOf(marks.root);
+    // Under another session's sshd, or sshd itself: never ours, whatever its environment says.
+    const marked = (await findMarked(scan, marks)).filter((stat) => !scan.isBelowSessionSshd(stat));
+    const found = [...new Set([...below, ...marked])].filter((stat) =>
+      !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid
+    );
+    if (found.length === 0) return [];
+    // A holder that was started while the scan went on was read like any other process.
+    const spared = this.#sparedPids();
+    return found.filter(({ pid }) => !spared.has(pid)).map(({ pid, startTime, comm, state }) => ({
+      ...{ pid, startTime, comm: comm.replace(CONTROL, "?"), state },
+    }));
   }
-  return processes;
 }
 
-function isOfSession(
-  stat: ProcessStat,
-  marks: SessionMarks,
-  processes: Map<number, ProcessStat>,
-): boolean {
-  const { root } = marks;
-  if (stat.pid === root.pid) return false;
-  const line = ancestorsOf(stat, processes);
-  if (line.some(({ pid, startTime }) => pid === root.pid && startTime === root.startTime)) {
-    return true;
-  }
-  // Under another session's sshd, or sshd itself: never ours, whatever its environment says.
-  if ([stat, ...line].some((ancestor) => isSessionSshd(ancestor, processes))) return false;
-  return hasMark(stat.pid, marks);
-}
-
-function ancestorsOf(stat: ProcessStat, processes: Map<number, ProcessStat>): ProcessStat[] {
-  const line: ProcessStat[] = [];
-  let parent = processes.get(stat.parentPid);
-  // A tree that changes while it is read could show a circle.
-  while (parent !== undefined && !line.includes(parent)) {
-    line.push(parent);
-    parent = processes.get(parent.parentPid);
-  }
-  return line;
-}
-
-/** An sshd that serves a session, or guards one that does; the one that listens has no sshd above it. */
-function isSessionSshd(stat: ProcessStat, processes: Map<number, ProcessStat>): boolean {
-  if (!SSHD_NAMES.includes(stat.comm)) return false;
-  const parent = processes.get(stat.parentPid);
-  return stat.comm === "sshd-session" || SSHD_NAMES.includes(parent?.comm ?? "");
-}
-
-function hasMark(pid: number, { uid, variable, scope, auditSession }: SessionMarks): boolean {
-  if (scope !== undefined && readScope(pid) === scope) return true;
-  if (auditSession !== undefined && readAuditSession(pid) === auditSession) return true;
-  if (variable === undefined || readUid(pid) !== uid) return false;
-  return readEnvironment(pid, variable.name) === variable.value;
-}
-
-function readScope(pid: number): string | undefined {
-  const scope = /\/(session-[^/]+\.scope)$/m.exec(readText(pid, "cgroup"));
-  return scope?.[0];
-}
-
-function readAuditSession(pid: number): number | undefined {
-  const id = Number(readText(pid, "sessionid") || NO_AUDIT_SESSION);
-  return id === NO_AUDIT_SESSION ? undefined : id;
-}
-
-function readText(pid: number, file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, "latin1");
-  } catch {
-    return "";
-  }
+async function findMarked(
+  scan: ProcessScan,
+  { uid, variable, scope, auditSession }: SessionMarks,
+): Promise<ProcessStat[]> {
+  const lists = await Promise.all([
+    scope === undefined ? [] : scan.inScope(scope),
+    auditSession === undefined ? [] : scan.inAuditSession(auditSession),
+    variable === undefined ? [] : scan.withVariable(uid, variable),
+  ]);
+  return lists.flat();
 }

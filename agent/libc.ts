@@ -97,6 +97,7 @@ interface Symbols {
   flock(fd: number, operation: number): number;
   sendmsg(fd: number, message: Uint8Array, flags: number): number | bigint;
   syscall(number: number, a: number, b: number, c: number, d: number): number | bigint;
+  poll(entries: Uint8Array, count: number, timeoutMs: number): number;
   close(fd: number): number;
   errno(): number;
   addressOf(bytes: Uint8Array): bigint;
@@ -254,6 +255,25 @@ export function copyDescriptor(pidfd: number, fd: number): number {
 }
 
 /**
+ * Looks which descriptors are readable, without waiting.
+ *
+ * @param entries struct pollfd for each, as two words: the descriptor (negative ones are passed over),
+ * then the events asked for; the upper half of the second word is what was found.
+ * @returns How many are.
+ * @throws {ErrnoError} The look failed.
+ * @see poll(2)
+ */
+export function pollDescriptors(entries: Int32Array): number {
+  const libc = symbols();
+  const bytes = new Uint8Array(entries.buffer, entries.byteOffset, entries.byteLength);
+  const found = libc.poll(bytes, entries.length / 2, 0);
+  if (found >= 0) return found;
+  const errno = libc.errno();
+  if (errno === EINTR) return 0;
+  throw new ErrnoError("poll", errno);
+}
+
+/**
  * Closes a descriptor that came from here; Deno closes only those that it has opened itself.
  *
  * @param fd What {@linkcode openPidfd} or {@linkcode copyDescriptor} gave.
@@ -319,6 +339,7 @@ function openWithDeno(name: string): Symbols {
     flock: { parameters: ["i32", "i32"], result: "i32" },
     sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
     syscall: { parameters: ["isize", "isize", "isize", "isize", "isize"], result: "isize" },
+    poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
     __errno_location: { parameters: [], result: "pointer" },
   }).symbols;
@@ -327,6 +348,7 @@ function openWithDeno(name: string): Symbols {
     flock: library.flock!,
     sendmsg: library.sendmsg!,
     syscall: library.syscall!,
+    poll: library.poll!,
     close: library.close!,
     errno: () => new UnsafePointerView(library.__errno_location!()).getInt32(),
     addressOf: (bytes) => BigInt(UnsafePointer.value(UnsafePointer.of(bytes))),
@@ -356,6 +378,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       flock: { args: ["i32", "i32"], returns: "i32" },
       sendmsg: { args: ["i32", "ptr", "i32"], returns: "i64_fast" },
       syscall: { args: ["i64", "i64", "i64", "i64", "i64"], returns: "i64_fast" },
+      poll: { args: ["ptr", "u64", "i32"], returns: "i32" },
       close: { args: ["i32"], returns: "i32" },
       __errno_location: { args: [], returns: "ptr" },
     }).symbols;
@@ -364,6 +387,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       flock: library.flock!,
       sendmsg: library.sendmsg!,
       syscall: library.syscall!,
+      poll: library.poll!,
       close: library.close!,
       errno: () => read.i32(library.__errno_location!(), 0),
       addressOf: (bytes) => BigInt(ptr(bytes)),

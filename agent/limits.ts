@@ -77,6 +77,18 @@ export class Limits {
     this.#remove(this.#claims, uid, DESCRIPTORS_PER_CLAIM);
   }
 
+  /** Whether one more descriptor may be opened for something that can also do without; it is counted. */
+  borrowDescriptor(): boolean {
+    if (this.#descriptors >= this.#maxDescriptors) return false;
+    this.#descriptors++;
+    return true;
+  }
+
+  /** Counts the end of a borrowed descriptor. */
+  returnDescriptor(): void {
+    this.#descriptors--;
+  }
+
   #add(
     counts: Map<number, number>,
     uid: number,

@@ -6,7 +6,6 @@
 
 import { readFileSync } from "node:fs";
 import { isIP } from "node:net";
-import { SSHD_NAMES } from "./leftovers.ts";
 import type { PeerCredentials } from "./libc.ts";
 import {
   listDescriptors,
@@ -16,6 +15,7 @@ import {
   readExecutable,
   readStat,
 } from "./proc.ts";
+import { SSHD_NAMES } from "./process_scan.ts";
 
 // More ancestors than any honest process has; a guard against reading a changing tree for ever.
 const MAX_ANCESTORS = 64;

@@ -22,6 +22,8 @@ export interface ProcessStat extends ProcessId {
   state: string;
   /** Pid of the parent. */
   parentPid: number;
+  /** Threads that have not ended, a main thread that has ended before the others among them. */
+  threads: number;
 }
 
 /**
@@ -42,7 +44,20 @@ export function readStat(pid: number): ProcessStat | undefined {
     state: fields[0]!,
     parentPid: Number(fields[1]),
     startTime: Number(fields[19]),
+    threads: Number(fields[17]),
   };
+}
+
+/**
+ * Whether a process has ended, and only its exit status is left.
+ *
+ * State `Z` alone does not say so: it is that of the main thread, and the others may run on.
+ *
+ * @param stat What /proc says of it.
+ * @see pthread_exit(3)
+ */
+export function isDead({ state, threads }: Pick<ProcessStat, "state" | "threads">): boolean {
+  return (state === "Z" || state === "X") && threads <= 1;
 }
 
 /**
@@ -52,7 +67,7 @@ export function readStat(pid: number): ProcessStat | undefined {
  */
 export function isAlive(process: ProcessId): boolean {
   const stat = readStat(process.pid);
-  return stat !== undefined && stat.startTime === process.startTime && stat.state !== "Z";
+  return stat !== undefined && stat.startTime === process.startTime && !isDead(stat);
 }
 
 /** Longest command line that is shown, in characters: a process may have one of megabytes. */
@@ -84,9 +99,38 @@ export function readCommand(pid: number): string | undefined {
  * @param variable The name of the variable.
  */
 export function readEnvironment(pid: number, variable: string): string | undefined {
-  const entries = readProcFile(pid, "environ")?.split("\0");
-  const entry = entries?.find((entry) => entry.startsWith(`${variable}=`));
+  return valueIn(readProcFile(pid, "environ"), variable);
+}
+
+/**
+ * The value of one variable in the environment of a process: of its main thread, or of all others
+ * where that one has ended and taken its own view of the environment with it.
+ *
+ * @param stat The process.
+ * @param variable The name of the variable.
+ */
+export function readEnvironments(
+  { pid, state }: ProcessStat,
+  variable: string,
+): (string | undefined)[] {
+  if (state !== "Z") return [readEnvironment(pid, variable)];
+  const values = listThreads(pid).map((tid) =>
+    valueIn(readProcFile(pid, `task/${tid}/environ`), variable)
+  );
+  return [...new Set(values)];
+}
+
+function valueIn(environment: string | undefined, variable: string): string | undefined {
+  const entry = environment?.split("\0").find((entry) => entry.startsWith(`${variable}=`));
   return entry?.slice(variable.length + 1);
+}
+
+function listThreads(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`);
+  } catch {
+    return [];
+  }
 }
 
 /**

@@ -11,11 +11,15 @@ import process from "node:process";
 import { encodeMessage } from "../protocol/framing.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
+import { ADOPTED_LOOK_MS } from "./adopted_holder.ts";
 import { adoptLocks } from "./adoption.ts";
+import { LEFTOVER_LOOK_MS } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { Connection, type ConnectionParts } from "./connection.ts";
+import { ExitWatch } from "./exit_watch.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus } from "./host_status.ts";
+import { LeftoverSearch } from "./leftovers.ts";
 import { peerCredentials, peerGroups } from "./libc.ts";
 import { Limits } from "./limits.ts";
 import { checkLockDir } from "./lock_file.ts";
@@ -33,6 +37,9 @@ import { groupId } from "./users.ts";
 
 /** The group whose members may use the host's agent. */
 export const SOCKET_GROUP = "sshlock";
+
+/** Pause between two looks whether the root of any detached session has ended, in milliseconds. */
+const ROOT_LOOK_MS = 20;
 
 /** Connections that may wait for accept(2); the kernel caps it at net.core.somaxconn. */
 const BACKLOG = 512;
@@ -169,6 +176,9 @@ class Agent implements AgentServer {
       table: parts.table,
       rights: parts.rights,
       silence: new SilenceWatch(),
+      roots: new ExitWatch(ROOT_LOOK_MS, parts.limits),
+      search: new LeftoverSearch(() => parts.table.holderPids()),
+      leftovers: new ExitWatch(LEFTOVER_LOOK_MS, parts.limits),
       sessions: new Map(),
       log: options.log,
       config: options.config,
@@ -185,7 +195,10 @@ class Agent implements AgentServer {
   adopt(): void {
     const { records, table } = this.#parts;
     const { paths: { lockDir }, log } = this.#options;
-    adoptLocks({ records, table, lockDir, log, sessions: this.#shared });
+    // Their descriptors are among those that are counted for each claim.
+    const budget = { borrowDescriptor: () => true, returnDescriptor() {} };
+    const holders = new ExitWatch(ADOPTED_LOOK_MS, budget);
+    adoptLocks({ records, table, lockDir, log, sessions: this.#shared, holders });
   }
 
   async listen(): Promise<void> {

@@ -15,18 +15,15 @@ import type {
 } from "../protocol/messages.ts";
 import { clearLeftovers } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
-import type { SessionMarks } from "./leftovers.ts";
+import type { ExitWatch } from "./exit_watch.ts";
+import type { LeftoverSearch, SessionMarks } from "./leftovers.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import type { Claimant, EndCause } from "./ownership.ts";
 import type { Peer } from "./peer.ts";
-import { isAlive } from "./proc.ts";
 import type { SessionRecord } from "./records.ts";
 import { findRoot, identifySshSession, type SessionKind, TOKEN_VARIABLE } from "./session_root.ts";
 import type { Listened, SilenceWatch } from "./silence.ts";
-
-/** Pause between two looks whether the root of a detached session lives, in milliseconds. */
-const ROOT_LOOK_MS = 20;
 
 /** Pause before a clean-up that failed is tried again, in milliseconds. */
 const CLEAR_AGAIN_MS = 500;
@@ -48,6 +45,12 @@ export interface SessionParts {
   table: LockTable;
   /** Who has been silent for too long. */
   silence: SilenceWatch;
+  /** Tells when the root of a detached session ends. */
+  roots: ExitWatch;
+  /** Finds the processes of sessions. */
+  search: LeftoverSearch;
+  /** Tells when the processes of an ending session end. */
+  leftovers: ExitWatch;
   /** Where events go. */
   log: Log;
   /** What is configured. */
@@ -73,6 +76,7 @@ export class Session implements Claimant, Listened {
   #marks: SessionMarks;
   #outlet: Outlet | undefined;
   #isIdentified: boolean;
+  #stopWatchingRoot: (() => void) | undefined;
 
   private constructor(
     parts: SessionParts,
@@ -216,6 +220,7 @@ export class Session implements Claimant, Listened {
   onIdle(): void {
     this.#parts.sessions.delete(this.#secretHash);
     this.#parts.silence.delete(this);
+    this.#stopWatchingRoot?.();
   }
 
   /**
@@ -228,6 +233,7 @@ export class Session implements Claimant, Listened {
     this.#outlet = outlet;
     previous?.close();
     this.state = "held";
+    this.#stopWatchingRoot?.();
     this.lastHeardAt = performance.now();
     if (this.silenceMs === 0) this.#parts.silence.delete(this);
     this.#parts.log("session-resumed", this.#facts());
@@ -268,11 +274,10 @@ export class Session implements Claimant, Listened {
 
   /** Ends the session as soon as its root is gone, for as long as it has no connection. */
   #watchRoot(): void {
-    if (this.state !== "detached") return;
-    if (!isAlive(this.#marks.root)) {
-      return this.end({ reason: "session-ended", detail: "the SSH session has ended" });
-    }
-    setTimeout(() => this.#watchRoot(), ROOT_LOOK_MS);
+    this.#stopWatchingRoot?.();
+    this.#stopWatchingRoot = this.#parts.roots.add(this.#marks.root, () => {
+      this.end({ reason: "session-ended", detail: "the SSH session has ended" });
+    });
   }
 
   endForSilence(): void {
@@ -289,6 +294,7 @@ export class Session implements Claimant, Listened {
   end(cause: EndCause): void {
     if (this.state === "ending") return;
     this.state = "ending";
+    this.#stopWatchingRoot?.();
     void this.#end(cause);
   }
 
@@ -325,7 +331,8 @@ export class Session implements Claimant, Listened {
       endRoot: this.kind === "ssh",
       policy,
       graceMs,
-      spared: () => table.holderPids(),
+      search: this.#parts.search,
+      exits: this.#parts.leftovers,
       onAwaiting: (leftovers) => {
         const shown = leftovers.slice(0, MAX_AWAITING_SHOWN);
         this.awaiting = shown.map(({ pid, comm, state }) => ({ pid, comm, state }));
