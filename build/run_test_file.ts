@@ -14,6 +14,8 @@ const FILE_LIMIT_MS = 300_000;
 /** What one run of one file came to. */
 export type FileOutcome = {
   readonly records: readonly TestRecord[];
+  /** What tests told with `t.diagnostic`, in its order; nothing on other runtimes than Node. */
+  readonly told: readonly string[];
   /** Everything that the tests printed. */
   readonly printed: string;
   readonly tookMs: number;
@@ -39,7 +41,9 @@ export async function runTestFile(
   const { ending, printed } = await execute(run, reportFile, signal);
   const report = readReport(reportFile);
   rmSync(folder, { recursive: true });
-  const records = run.runtime === "node" ? parseRecordLines(report) : parseJunit(report, onNode);
+  const { records, told } = run.runtime === "node"
+    ? parseRecordLines(report)
+    : { records: parseJunit(report, onNode), told: [] };
   const objections = [
     objectTo(ending, records),
     ...(run.runtime === "node" ? [] : missing(records, onNode)),
@@ -47,7 +51,7 @@ export async function runTestFile(
   for (const error of objections) {
     if (error !== undefined) records.push({ kind: "failed", name: "(the file itself)", error });
   }
-  return { records, printed, tookMs: performance.now() - began };
+  return { records, told, printed, tookMs: performance.now() - began };
 }
 
 type Ending = { code: number | null; signal: string | null; timedOut: boolean };

@@ -73,6 +73,7 @@ function report(run: Run, { label }: TestRun, outcome: FileOutcome): void {
   ].join(", ");
   const seconds = (outcome.tookMs / 1000).toFixed(1);
   say(`${verdict} ${run.ended}/${run.total} ${label}: ${counts} (${seconds} s)`);
+  for (const line of outcome.told.flatMap((text) => text.split("\n"))) say(`       ${line}`);
   if (results.failed > 0) explain(label, outcome);
 }
 

@@ -4,9 +4,16 @@ export type TestRecord =
   | { readonly kind: "failed"; readonly name: string; readonly error: string }
   | { readonly kind: "skipped"; readonly name: string; readonly reason: string };
 
+/** Something that a test tells whoever reads the output, such as a figure (`t.diagnostic`). */
+export type Told = { readonly kind: "told"; readonly text: string };
+
 /** Reads the lines that `test_reporter.ts` wrote; a last line that was cut off is left out. */
-export function parseRecordLines(text: string): TestRecord[] {
-  return text.split("\n").slice(0, -1).map((line) => JSON.parse(line));
+export function parseRecordLines(text: string): { records: TestRecord[]; told: string[] } {
+  const lines = text.split("\n").slice(0, -1).map((line): TestRecord | Told => JSON.parse(line));
+  return {
+    records: lines.filter((line) => line.kind !== "told"),
+    told: lines.filter((line) => line.kind === "told").map((line) => line.text),
+  };
 }
 
 /**

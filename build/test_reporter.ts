@@ -7,6 +7,7 @@ type NodeTestEvent = {
   data: {
     name: string;
     nesting: number;
+    message?: string;
     skip?: string | boolean;
     todo?: string | boolean;
     details?: {
@@ -16,7 +17,10 @@ type NodeTestEvent = {
   };
 };
 
-/** A reporter for node:test that writes each finished test as a line of JSON. */
+// What node:test itself says at the end of a file.
+const TOTALS = /^(tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) [\d.]+$/;
+
+/** A reporter for node:test that writes each finished test, and what a test tells, as a line of JSON. */
 export default async function* reportLines(
   source: AsyncIterable<NodeTestEvent>,
 ): AsyncGenerator<string> {
@@ -24,6 +28,9 @@ export default async function* reportLines(
   for await (const { type, data } of source) {
     // Starts come in order, a parent before its children, so the path is complete at each end.
     if (type === "test:start") path.splice(data.nesting, Infinity, data.name);
+    if (type === "test:diagnostic" && !TOTALS.test(data.message ?? "")) {
+      yield `${JSON.stringify({ kind: "told", text: data.message })}\n`;
+    }
     if (type !== "test:pass" && type !== "test:fail") continue;
     const name = [...path.slice(0, data.nesting), data.name].join(" > ");
     const record = toRecord(name, type, data);

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { after, test } from "node:test";
 
-import { runTestFile } from "../../build/run_test_file.ts";
+import { type FileOutcome, runTestFile } from "../../build/run_test_file.ts";
 import type { TestRun } from "../../build/test_plan.ts";
 import type { TestRecord } from "../../build/test_record.ts";
 
@@ -18,12 +18,27 @@ async function runProgram(
   text: string,
   onNode: readonly TestRecord[] = [],
 ): Promise<readonly TestRecord[]> {
+  return (await runOutcome(runtime, text, onNode)).records;
+}
+
+async function runOutcome(
+  runtime: TestRun["runtime"],
+  text: string,
+  onNode: readonly TestRecord[] = [],
+): Promise<FileOutcome> {
   const program = join(mkdtempSync(join(folder, "case-")), "case.test.mjs");
   writeFileSync(program, `import { describe, test } from "node:test";\n${text}\n`);
   const bundle = { name: "case.test.ts", program: relative(".", program), startsAgent: false };
   const run = { bundle, runtime, agent: undefined, label: `case ${runtime}` };
-  return (await runTestFile(run, onNode, new AbortController().signal)).records;
+  return await runTestFile(run, onNode, new AbortController().signal);
 }
+
+test("what a test tells is kept, and node's own totals are not", async () => {
+  const text = `test("a", (t) => t.diagnostic("5 ms")); describe("s", () => {
+    test("b", async (t) => { await null; t.diagnostic("two\\nlines"); });
+  });`;
+  assert.deepEqual((await runOutcome("node", text)).told, ["5 ms", "two\nlines"]);
+});
 
 for (const runtime of ["node", "deno", "bun"] as const) {
   const kinds = async (text: string) => (await runProgram(runtime, text)).map(({ kind }) => kind);

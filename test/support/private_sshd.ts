@@ -12,6 +12,8 @@ import { findTool, requires } from "./requires.ts";
 
 const run = promisify(execFile);
 
+const LOOPBACK = "127.0.0.1";
+
 /** What a private sshd is started with. */
 export interface PrivateSshdOptions {
   /** An empty folder for keys, configuration and log. The server's files go with it. */
@@ -22,13 +24,17 @@ export interface PrivateSshdOptions {
   extraConfig?: string[];
   /** Environment variables that a client may send. */
   acceptEnv?: string[];
+  /** The address it listens on; 127.0.0.1 unless told. */
+  address?: string;
+  /** A program with arguments that starts it in its own place: `["nsenter", "--net=…"]`. It must exec. */
+  prefix?: string[];
   /** `false` forbids streamlocal channels, so that only exec remains. */
   allowStreamLocal?: boolean;
 }
 
-/** A running OpenSSH server on a loopback port, with keys that exist for this run alone. */
+/** A running OpenSSH server on a free port, with keys that exist for this run alone. */
 export interface PrivateSshd extends AsyncDisposable {
-  readonly host: "127.0.0.1";
+  readonly host: string;
   readonly port: number;
   readonly username: string;
   /** The user's private key in OpenSSH format. */
@@ -126,10 +132,11 @@ async function launch(
   const logPath = join(dir, "sshd.log");
   const knownHostsPath = join(dir, "known_hosts");
   await writeFile(configPath, sshdConfig(options, keys, port));
-  await writeFile(knownHostsPath, `[127.0.0.1]:${port} ${keys.hostKeyLine}\n`);
+  const { address = LOOPBACK, prefix = [] } = options;
+  await writeFile(knownHostsPath, `[${address}]:${port} ${keys.hostKeyLine}\n`);
 
-  const program = findTool("sshd") as string;
-  const child = spawn(program, ["-D", "-e", "-f", configPath], {
+  const [program, ...args] = [...prefix, findTool("sshd") as string, "-D", "-e", "-f", configPath];
+  const child = spawn(program as string, args, {
     stdio: ["ignore", "ignore", "pipe"],
   });
   const log = new EventLog<string>();
@@ -154,7 +161,7 @@ async function launch(
   const pid = child.pid as number;
   return {
     ...keys,
-    host: "127.0.0.1",
+    host: address,
     port,
     username,
     knownHostsPath,
@@ -162,7 +169,7 @@ async function launch(
     logPath,
     pid,
     log,
-    sshArgs: sshArgs(keys, knownHostsPath, port, username),
+    sshArgs: sshArgs(keys, knownHostsPath, port, `${username}@${address}`),
     sessions: () => descendants(pid).filter((stat) => /^sshd/.test(stat.comm)),
     stop,
     [Symbol.asyncDispose]: stop,
@@ -172,7 +179,7 @@ async function launch(
 function sshdConfig(options: PrivateSshdOptions, keys: Keys, port: number): string {
   const lines = [
     ...(options.extraConfig ?? []),
-    `ListenAddress 127.0.0.1:${port}`,
+    `ListenAddress ${options.address ?? LOOPBACK}:${port}`,
     `HostKey ${keys.hostKeyPath}`,
     `AuthorizedKeysFile ${keys.authorizedKeysPath}`,
     "AuthenticationMethods publickey",
@@ -193,7 +200,7 @@ function sshdConfig(options: PrivateSshdOptions, keys: Keys, port: number): stri
   return `${lines.join("\n")}\n`;
 }
 
-function sshArgs(keys: Keys, knownHosts: string, port: number, username: string): string[] {
+function sshArgs(keys: Keys, knownHosts: string, port: number, destination: string): string[] {
   const options = [
     "BatchMode=yes",
     "IdentitiesOnly=yes",
@@ -206,7 +213,7 @@ function sshArgs(keys: Keys, knownHosts: string, port: number, username: string)
   return [
     ...["-F", "none", "-T", "-p", String(port), "-i", keys.privateKeyPath],
     ...options.flatMap((option) => ["-o", option]),
-    `${username}@127.0.0.1`,
+    destination,
   ];
 }
 
