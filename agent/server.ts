@@ -16,6 +16,7 @@ import { adoptLocks } from "./adoption.ts";
 import { LEFTOVER_LOOK_MS } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { Connection, type ConnectionParts } from "./connection.ts";
+import { crashPoint } from "./crash_points.ts";
 import { ExitWatch } from "./exit_watch.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus } from "./host_status.ts";
@@ -121,6 +122,7 @@ async function lockPlaces(paths: AgentPaths, gid: number | undefined): Promise<(
   if (isShared) chownSync(runtimeDir, -1, gid);
   ensurePrivateFolder(stateDir, 0o700);
   const unlockRuntime = await lockRunFile(join(runtimeDir, "agent.lock"));
+  crashPoint("serve.run-locked");
   if (dirname(socket) === runtimeDir || isActivated()) return unlockRuntime;
   mkdirSync(dirname(socket), { recursive: true, mode: 0o700 });
   const unlockSocket = await lockRunFile(`${socket}.lock`);

@@ -40,15 +40,21 @@ export async function bundleCli(stamp: Stamp): Promise<Metafile> {
   return metafile;
 }
 
-/** Bundles the agent into one module for Deno and Bun; returns what went into it. */
-export async function bundleAgent(stamp: Stamp): Promise<Metafile> {
+/**
+ * Bundles the agent into one module for Deno and Bun; returns what went into it.
+ *
+ * @param outfile The module; the product's unless told.
+ * @param changes What a build for tests changes in the source.
+ */
+export async function bundleAgent(
+  stamp: Stamp,
+  outfile: string = AGENT_BUNDLE,
+  changes: readonly Plugin[] = [],
+): Promise<Metafile> {
   const { metafile } = await build({
-    ...nodeOptions(stamp),
+    ...agentOptions(stamp, changes),
     metafile: true,
-    entryPoints: ["agent/main.ts"],
-    outfile: AGENT_BUNDLE,
-    // No CommonJS in it: the banner would only cost start-up time.
-    banner: {},
+    outfile,
   });
   return metafile;
 }
@@ -57,17 +63,29 @@ export async function bundleAgent(stamp: Stamp): Promise<Metafile> {
  * Bundles the agent into parts that are loaded when they are needed.
  *
  * @param folder Where the parts go.
+ * @param changes What a build for tests changes in the source.
  * @returns The path of the part that starts.
  */
-export async function bundleAgentParts(stamp: Stamp, folder: string): Promise<string> {
-  await build({
-    ...nodeOptions(stamp),
-    entryPoints: ["agent/main.ts"],
-    outdir: folder,
-    splitting: true,
-    banner: {},
-  });
+export async function bundleAgentParts(
+  stamp: Stamp,
+  folder: string,
+  changes: readonly Plugin[] = [],
+): Promise<string> {
+  await build({ ...agentOptions(stamp, changes), outdir: folder, splitting: true });
   return join(folder, "main.js");
+}
+
+function agentOptions(stamp: Stamp, changes: readonly Plugin[]): BuildOptions {
+  const shared = nodeOptions(stamp);
+  return {
+    ...shared,
+    entryPoints: ["agent/main.ts"],
+    // No CommonJS in it: the banner would only cost start-up time.
+    banner: {},
+    // Leaves nothing of calls to functions that are empty, as crashPoint() is in the product.
+    minifySyntax: true,
+    plugins: [...shared.plugins ?? [], ...changes],
+  };
 }
 
 /**

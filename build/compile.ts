@@ -1,5 +1,6 @@
 import { mkdtempSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
+import type { Plugin } from "esbuild";
 
 import { bundleAgentParts } from "./bundle.ts";
 import { runTool } from "./run_tool.ts";
@@ -21,18 +22,20 @@ const AGENT_NAME = "sshlock-agent";
  * @param stamp What the binary says about itself.
  * @param runtime The Bun executable that the program is put into; without it, the one of this
  *   machine. It must have the version of the Bun that compiles, because the bytecode is its own.
+ * @param changes What a build for tests changes in the source.
  * @throws {ToolFailedError} Bun refused the bundle.
  */
 export async function compileAgent(
   outfile: string,
   stamp: Stamp,
   runtime = findBun(),
+  changes: readonly Plugin[] = [],
 ): Promise<void> {
   // In a folder of its own, because the binary shows the name it was compiled under (argv[1]).
   const folder = mkdtempSync(join(dirname(outfile), ".compile-"));
   const draft = join(folder, AGENT_NAME);
   try {
-    const main = await bundleAgentParts(stamp, join(folder, "parts"));
+    const main = await bundleAgentParts(stamp, join(folder, "parts"), changes);
     runTool(findBun(), [
       "build",
       "--compile",
