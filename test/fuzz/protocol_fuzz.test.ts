@@ -29,10 +29,28 @@ const params = fc.record({
   purpose: fc.string({ minLength: 1, maxLength: 20 }),
   protocol: fc.constant(1),
   owner: fc.constantFrom("x", "y"),
-}, { requiredKeys: ["name"] });
-const methods = fc.constantFrom("hello", "claim", "release", "ping", "status", "watch", "nothing");
-const valid = fc.record({ jsonrpc: fc.constant("2.0"), method: methods, params });
-const field = fc.constantFrom("name", "shared", "purpose", "protocol", "owner", "after");
+  session: fc.constantFrom("ssh", "process"),
+  silenceMs: fc.nat(1_000),
+  resume: fc.constantFrom("no such secret"),
+  // A clean-up would take all processes of this test for leftovers.
+  onEnd: fc.constant("leave"),
+  graceMs: fc.nat(20),
+  parkMs: fc.nat(20),
+  takeover: fc.record({ reason: fc.constantFrom("r", ""), deadlineMs: fc.nat(20) }),
+  reason: fc.constantFrom("r", "", "\u001b[2J"),
+  // They would go to the processes of this test.
+  signal: fc.constantFrom("SIGCONT", "SIGWINCH"),
+  pid: fc.integer(),
+}, { requiredKeys: ["name", "onEnd"] });
+const methods = fc.constantFrom(
+  ...["hello", "claim", "claim", "release", "ping", "status", "watch", "nothing"],
+  ...["processes", "signal", "break"],
+);
+const valid = fc.record({ jsonrpc: fc.constant("2.0"), method: methods, params }).map(spareVictim);
+const field = fc.constantFrom(
+  ...["name", "shared", "purpose", "protocol", "owner", "after", "session", "silenceMs", "resume"],
+  ...["graceMs", "parkMs", "takeover", "reason", "signal", "pid"],
+);
 const mutated = fc.tuple(valid, field, anything).map(([request, field, value]) => ({
   ...request,
   params: { ...request.params, [field]: value },
@@ -218,6 +236,19 @@ test("more locks and waiters than fit a line come in pages", { skip }, async (t)
     for (const waiter of waiters) await waiter.destroy();
   });
 });
+
+/**
+ * All sessions here are of one user, who may end each of them: the bystander's lock is not taken over,
+ * and no session breaks its own.
+ */
+function spareVictim<T extends { method: string; params: { name: string; takeover?: unknown } }>(
+  request: T,
+): T {
+  const { method, params } = request;
+  const isForce = params.takeover !== undefined && params.name === "victim";
+  if (method !== "break" && !isForce) return request;
+  return { ...request, params: { ...params, name: method === "break" ? "nobody" : "a" } };
+}
 
 type Page = {
   locks: { name: string; waiters: unknown[]; waitersOmitted?: number }[];
