@@ -24,6 +24,8 @@ export interface AgentOptions {
   args?: string[];
   /** Added to the environment. */
   env?: Record<string, string>;
+  /** A program with arguments that starts it in its own place: `["nsenter", "--net=…"]`. It must exec. */
+  prefix?: string[];
   /** The holder's program; the built one for this machine unless told. */
   holder?: string;
 }
@@ -138,7 +140,7 @@ export async function endHolders(lockDir: string): Promise<void> {
 }
 
 function agentSpawn(options: AgentOptions, dirs: AgentDirs) {
-  const [program, ...args] = agentCommand();
+  const [program, ...args] = [...options.prefix ?? [], ...agentCommand()];
   const holder = ["--holder", options.holder ?? builtHolder()];
   return [
     program as string,
