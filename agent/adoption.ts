@@ -58,8 +58,9 @@ export function adoptLocks(parts: AdoptionParts): void {
   const { records, log } = parts;
   for (const name of records.names()) {
     const record = records.read(name);
-    const isCurrent = record?.bootId === readBootId() &&
-      record.pidNamespace === readPidNamespace();
+    const isCurrent = record?.bootId === readBootId();
+    // Pids of another container mean nothing here, and its agent may come back for them.
+    if (isCurrent && record.pidNamespace !== readPidNamespace()) continue;
     const ownerships = isCurrent ? record.ownerships : [];
     // A command that holds its lock by itself writes records too, and looks after them.
     const left = ownerships.filter(({ agent }) => !isAlive(agent));

@@ -37,7 +37,7 @@ export async function readHostStatus(sources: StatusSources, name?: string): Pro
     if (name === undefined || lock.name === name) locks.set(lock.name, lock);
   }
   const notes: string[] = [];
-  for (const file of readLockedFiles(sources.lockDir, name, notes)) {
+  for (const file of await readLockedFiles(sources.lockDir, name, notes)) {
     await addForeignHolders(locks, file, sources);
   }
   if (name !== undefined && !locks.has(name)) locks.set(name, { name, holders: [], waiters: [] });
@@ -45,9 +45,13 @@ export async function readHostStatus(sources: StatusSources, name?: string): Pro
   return notes.length === 0 ? { locks: sorted } : { locks: sorted, notes };
 }
 
-function readLockedFiles(lockDir: string, name: string | undefined, notes: string[]): LockedFile[] {
+async function readLockedFiles(
+  lockDir: string,
+  name: string | undefined,
+  notes: string[],
+): Promise<LockedFile[]> {
   try {
-    return listLockedFiles(lockDir, name);
+    return await listLockedFiles(lockDir, name);
   } catch (error) {
     notes.push(`Cannot ask the kernel for locks in ${lockDir}: ${(error as Error).message}`);
     return [];

@@ -13,7 +13,14 @@ import process from "node:process";
 import { setImmediate } from "node:timers/promises";
 import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
 import type { ForeignHolder } from "../protocol/messages.ts";
-import { listDescriptors, listPids, readCommand, readUid, whyProcIsBlind } from "./proc.ts";
+import {
+  isFirstPidNamespace,
+  listDescriptors,
+  listPids,
+  readCommand,
+  readUid,
+  whyProcIsBlind,
+} from "./proc.ts";
 import { userName } from "./users.ts";
 
 /** A flock(2) in the kernel's table. */
@@ -50,16 +57,42 @@ const PIDS_PER_TURN = 100;
 export function readKernelLocks(): KernelLock[] {
   const locks: KernelLock[] = [];
   for (const line of readFileSync("/proc/locks", "latin1").split("\n")) {
-    // 1: FLOCK  ADVISORY  WRITE 1234 00:19:5 0 EOF, with -> after the number for a waiter
-    const match = /^\d+: (-> )?FLOCK +\w+ +(READ|WRITE) +(-?\d+) ([0-9a-f]+:[0-9a-f]+:\d+) /
-      .exec(line);
-    if (match === null) continue;
-    locks.push({
-      state: match[1] === undefined ? "held" : "waiting",
-      shared: match[2] === "READ",
-      pid: Number(match[3]),
-      file: match[4]!,
-    });
+    const lock = parseLock(line);
+    if (lock !== undefined) locks.push(lock);
+  }
+  return locks;
+}
+
+function parseLock(line: string): KernelLock | undefined {
+  // 1: FLOCK  ADVISORY  WRITE 1234 00:19:5 0 EOF, with -> after the number for a waiter
+  const match = /^\d+: (-> )?FLOCK +\w+ +(READ|WRITE) +(-?\d+) ([0-9a-f]+:[0-9a-f]+:\d+) /
+    .exec(line);
+  if (match === null) return undefined;
+  return {
+    state: match[1] === undefined ? "held" : "waiting",
+    shared: match[2] === "READ",
+    pid: Number(match[3]),
+    file: match[4]!,
+  };
+}
+
+/**
+ * The locks on files of a folder that the descriptors of visible processes have.
+ *
+ * In a container /proc/locks leaves out each lock whose flock(2) was called by a process that is not
+ * there (any more), such as every lock of the shell protocol (locks_show() in Linux, fs/locks.c).
+ */
+async function readDescriptorLocks(lockDir: string): Promise<KernelLock[]> {
+  const locks: KernelLock[] = [];
+  let looked = 0;
+  for (const pid of listPids()) {
+    for (const [fd, target] of listDescriptors(pid) ?? []) {
+      if (!target.startsWith(`${lockDir}/`)) continue;
+      const line = /^lock:\t(.*FLOCK.*)$/m.exec(readDescriptorInfo(pid, fd))?.[1];
+      const lock = line === undefined ? undefined : parseLock(line);
+      if (lock !== undefined) locks.push(lock);
+    }
+    if (++looked % PIDS_PER_TURN === 0) await setImmediate();
   }
   return locks;
 }
@@ -85,8 +118,14 @@ export function kernelFileKey(device: number, inode: number): string {
  * @param name Only this lock.
  * @throws {Error} The folder or /proc/locks cannot be read.
  */
-export function listLockedFiles(lockDir: string, name?: string): LockedFile[] {
+export async function listLockedFiles(lockDir: string, name?: string): Promise<LockedFile[]> {
   const byFile = groupByFile(readKernelLocks());
+  if (!isFirstPidNamespace()) {
+    for (const lock of await readDescriptorLocks(lockDir)) {
+      const isKnown = byFile.get(lock.file)?.some(({ state }) => state === "held") ?? false;
+      if (!isKnown) byFile.set(lock.file, [lock, ...byFile.get(lock.file) ?? []]);
+    }
+  }
   const fileNames = name === undefined ? readdirSync(lockDir).sort() : [lockFileName(name)];
   const found: LockedFile[] = [];
   for (const fileName of fileNames) {
@@ -125,7 +164,7 @@ export async function findForeignHolders(
 }
 
 /**
- * The processes that hold one lock by name; empty when it is free.
+ * The processes that hold one lock by name, which was refused just now; empty when it is free.
  *
  * @param lockDir The folder of the lock files.
  * @param name The lock.
@@ -136,8 +175,10 @@ export async function findForeignHoldersOf(
   name: string,
   ownPids: ReadonlySet<number> = new Set(),
 ): Promise<ForeignHolder[]> {
-  const [file] = listLockedFiles(lockDir, name);
-  return file === undefined ? [] : await findForeignHolders(file, ownPids);
+  const [file] = await listLockedFiles(lockDir, name);
+  if (file !== undefined) return await findForeignHolders(file, ownPids);
+  // From inside a container no list shows what a process outside has locked.
+  return isFirstPidNamespace() ? [] : [{ kind: "foreign", hiddenBecause: whyHidden() }];
 }
 
 /**
@@ -179,11 +220,14 @@ function hasLockOpen(pid: number, path: string): boolean {
 
 /** `lock:` lines of fdinfo are those of the open file description, whoever called flock(2). */
 function hasFlock(pid: number, fd: number): boolean {
+  return /^lock:.*FLOCK/m.test(readDescriptorInfo(pid, fd));
+}
+
+function readDescriptorInfo(pid: number, fd: number): string {
   try {
-    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1");
-    return /^lock:.*FLOCK/m.test(info);
+    return readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1");
   } catch {
-    return false;
+    return ""; // gone, or not ours to see
   }
 }
 

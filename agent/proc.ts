@@ -195,6 +195,14 @@ export function readPidNamespace(): string {
   return readLink("/proc/self/ns/pid");
 }
 
+/** The pid namespace that the kernel starts with (PROC_PID_INIT_INO of Linux). */
+const FIRST_PID_NAMESPACE = "pid:[4026531836]";
+
+/** Whether no process of this machine is outside of what can be seen here: this is no container. */
+export function isFirstPidNamespace(): boolean {
+  return readPidNamespace() === FIRST_PID_NAMESPACE;
+}
+
 /**
  * Why /proc cannot be relied on here, or `undefined` where it can.
  *

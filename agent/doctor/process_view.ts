@@ -6,11 +6,8 @@
 
 import { readFileSync } from "node:fs";
 import { LOCK_FD } from "../holder/order.ts";
-import { readPidNamespace, whyProcIsBlind } from "../proc.ts";
+import { isFirstPidNamespace, readPidNamespace, whyProcIsBlind } from "../proc.ts";
 import { type Finding, found, type Scene } from "./finding.ts";
-
-/** The pid namespace that the kernel starts with (PROC_PID_INIT_INO of Linux). */
-const FIRST_PID_NAMESPACE = "pid:[4026531836]";
 
 /**
  * /proc, the pid namespace, and RLIMIT_NOFILE.
@@ -36,12 +33,12 @@ function checkProc(uid: number): Finding {
 function checkNamespace(lockDir: string): Finding {
   const id = "pid-namespace";
   const namespace = readPidNamespace();
-  if (namespace === FIRST_PID_NAMESPACE) {
+  if (isFirstPidNamespace()) {
     return found(id, "ok", `Pid namespace is the host's own, ${namespace}`);
   }
   if (namespace === "") return found(id, "skip", "Pid namespace cannot be read: no /proc");
   const what = `Pid namespace is a container's, ${namespace}: if ${lockDir} is shared with the ` +
-    "host, holders outside exclude as they should and cannot be named";
+    "host, holders outside exclude as they should, but are not listed and cannot be named";
   return found(id, "warn", what, "run one agent, outside; or give the container its own /dev/shm");
 }
 
