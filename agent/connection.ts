@@ -14,12 +14,14 @@ import {
   type HelloParams,
   type HelloResult,
   type ProcessFacts,
+  type ProcessSelection,
   readBreak,
   readClaim,
   readHello,
   readId,
   readName,
   readRequest,
+  readSelection,
   readSignal,
   readStatus,
   type Request,
@@ -33,6 +35,7 @@ import { WireError } from "../protocol/wire_error.ts";
 import { timesFor } from "./config.ts";
 import type { Leftover } from "./leftovers.ts";
 import type { Peer } from "./peer.ts";
+import { selectProcesses } from "./process_selection.ts";
 import { readBootId, readPidNamespace } from "./proc.ts";
 import { hashOf, type Outlet, Session, type SessionParts } from "./session.ts";
 import type { Rights } from "./rights.ts";
@@ -155,7 +158,7 @@ export class Connection implements Outlet {
       case "watch":
         return this.#watch(params);
       case "processes":
-        return this.#processes();
+        return this.#processes(params);
       case "signal":
         return this.#signal(params);
       case "break":
@@ -259,9 +262,9 @@ export class Connection implements Outlet {
     return {};
   }
 
-  async #processes(): Promise<{ processes: ProcessFacts[] }> {
+  async #processes(params: Record<string, unknown>): Promise<{ processes: ProcessFacts[] }> {
     const session = this.#sessionFor("list processes");
-    const found = await this.#findProcesses(session);
+    const found = await this.#findProcesses(session, readSelection("list processes", params));
     return {
       processes: found.slice(0, MAX_PROCESSES_SHOWN).map(({ pid, comm, state }) => ({
         pid,
@@ -271,23 +274,21 @@ export class Connection implements Outlet {
     };
   }
 
-  /** To one process of the session, or to all of them: never to any other. */
+  /** To some processes of the session, or to all of them: never to any other. */
   async #signal(params: Record<string, unknown>): Promise<{ signalled: number[] }> {
     const session = this.#sessionFor("signal processes");
-    const { signal, pid } = readSignal(params);
-    const found = await this.#findProcesses(session);
-    const targets = found.filter((process) =>
-      process.pid !== this.#peer.pid && (pid === undefined || process.pid === pid)
-    );
+    const { signal, selection } = readSignal(params);
+    const found = await this.#findProcesses(session, selection);
+    const targets = found.filter((process) => process.pid !== this.#peer.pid);
     const signalled = targets.filter((process) => sendSignals(process, [signal]) === "sent");
     return { signalled: signalled.map((process) => process.pid) };
   }
 
-  async #findProcesses(session: Session): Promise<Leftover[]> {
+  async #findProcesses(session: Session, selection: ProcessSelection): Promise<Leftover[]> {
     this.#countLook();
     try {
-      session.identify();
-      return await this.#parts.search.find(session.marks);
+      session.identify({ isAsked: true });
+      return selectProcesses(await this.#parts.search.find(session.marks), selection);
     } finally {
       this.#openLooks--;
     }

@@ -22,6 +22,8 @@ export interface ProcessStat extends ProcessId {
   state: string;
   /** Pid of the parent. */
   parentPid: number;
+  /** Pid of the process that leads its process session. @see setsid(2) */
+  sessionId: number;
   /** Threads that have not ended, a main thread that has ended before the others among them. */
   threads: number;
 }
@@ -43,6 +45,7 @@ export function readStat(pid: number): ProcessStat | undefined {
     comm: text.slice(text.indexOf("(") + 1, nameEnd),
     state: fields[0]!,
     parentPid: Number(fields[1]),
+    sessionId: Number(fields[3]),
     startTime: Number(fields[19]),
     threads: Number(fields[17]),
   };

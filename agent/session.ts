@@ -193,9 +193,11 @@ export class Session implements Claimant, Listened {
   /**
    * Finds out what its processes can be known by. It reads /proc, so it is done after the first
    * answer; until it succeeds it is tried again at each heartbeat.
+   *
+   * @param why `isAsked`: also where the session has and wants no lock, because its processes were asked for.
    */
-  identify(): void {
-    if (this.#isIdentified || !this.#parts.table.concerns(this)) return;
+  identify({ isAsked = false } = {}): void {
+    if (this.#isIdentified || !(isAsked || this.#parts.table.concerns(this))) return;
     const { marks, clientAddress } = identifySshSession(this.peer, this.#marks.root);
     this.clientAddress ??= clientAddress;
     this.#isIdentified = marks.variable !== undefined;

@@ -15,6 +15,7 @@ import {
   type HelloResult,
   type LostParams,
   type ProcessFacts,
+  type ProcessSelection,
   type QueuedParams,
   type ReleaseResult,
   type StatusParams,
@@ -137,17 +138,16 @@ export class AgentService implements LockService {
     return await readAllPages(ask, name);
   }
 
-  async processes(): Promise<ProcessFacts[]> {
-    const { processes } = await this.#client.request("processes", {}) as {
-      processes: ProcessFacts[];
-    };
-    return processes;
+  async processes(selection: ProcessSelection): Promise<ProcessFacts[]> {
+    if (this.#resuming !== undefined) await this.#resuming;
+    const answer = await this.#client.request("processes", { ...selection });
+    return (answer as { processes: ProcessFacts[] }).processes;
   }
 
-  async signal(signal: string, pid?: number): Promise<number[]> {
-    const params = pid === undefined ? { signal } : { signal, pid };
-    const { signalled } = await this.#client.request("signal", params) as { signalled: number[] };
-    return signalled;
+  async signal(signal: string, selection: ProcessSelection): Promise<number[]> {
+    if (this.#resuming !== undefined) await this.#resuming;
+    const answer = await this.#client.request("signal", { signal, ...selection });
+    return (answer as { signalled: number[] }).signalled;
   }
 
   checkSilence(): void {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { describeMs } from "../protocol/messages.ts";
+import { describeMs, type ProcessFacts } from "../protocol/messages.ts";
 
 /** What is known of a command that did not go well. */
 export interface CommandFacts<Output = string | Uint8Array> {
@@ -94,6 +94,34 @@ export class OutputLimitError extends CommandError {
     super(facts, `it wrote more than ${maxOutputBytes} bytes, so it was ended`);
     this.maxOutputBytes = maxOutputBytes;
   }
+}
+
+/** The command was to be ended, and nobody can say that nothing of it runs any more. */
+export class CommandNotEndedError extends CommandError {
+  override name = "CommandNotEndedError";
+  /** What still runs of it on the host; absent where no agent can tell. */
+  readonly processes: readonly ProcessFacts[] | undefined;
+
+  /**
+   * @param facts What is known of the command.
+   * @param processes What still runs of it.
+   * @param options Why it was to be ended: what would have been thrown otherwise.
+   */
+  constructor(
+    facts: CommandFacts,
+    processes: readonly ProcessFacts[] | undefined,
+    options: { cause: unknown },
+  ) {
+    super(facts, `it was to be ended, and ${describeRest(processes)}`, options);
+    this.processes = processes;
+  }
+}
+
+function describeRest(processes: readonly ProcessFacts[] | undefined): string {
+  if (processes === undefined) return "its end could not be confirmed without an agent";
+  const shown = processes.slice(0, 3).map(({ pid, comm, state }) => `${comm} ${pid} (${state})`);
+  const more = processes.length > 3 ? ` and ${processes.length - 3} more` : "";
+  return `KILL did not end ${shown.join(", ")}${more}`;
 }
 
 function describeEnd({ exitCode, signal }: CommandFacts): string {

@@ -10,7 +10,6 @@ import type { WayAttempt } from "./way.ts";
 
 /** What stood in the way of a connection. */
 export type ConnectFailure =
-  | "aborted"
   | "authentication"
   | "closed"
   | "host-key"
@@ -90,7 +89,7 @@ export class AgentMissingError extends Error {
 /** The agent was there and refused, or stopped answering. */
 export class AgentError extends Error {
   override name = "AgentError";
-  /** The stable code of the wire, or `link-closed`, `silence`, `bridge-failed`, `shell-failed` of this side. */
+  /** The stable code of the wire, or `link-closed`, `silence` of this side. */
   readonly code: string;
   /** The facts of this case. */
   readonly facts: Record<string, unknown>;

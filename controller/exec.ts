@@ -10,10 +10,14 @@ import { Readable } from "node:stream";
 import {
   type CommandFacts,
   CommandFailedError,
+  CommandNotEndedError,
   CommandTimeoutError,
   OutputLimitError,
 } from "./command_errors.ts";
-import { type EndableProcess, endRemotely, startEndable } from "./end_remotely.ts";
+import type { ProcessFacts } from "../protocol/messages.ts";
+import type { Sideband } from "./command_processes.ts";
+import { endRemotely, type EndReport } from "./end_remotely.ts";
+import { asEndable, type EndableProcess, startEndable } from "./endable_process.ts";
 import { OutputCollector } from "./output_collector.ts";
 import type { Command } from "./quote.ts";
 import type { RemoteExit, RemoteProcess, SshTransport } from "./ssh_transport.ts";
@@ -30,6 +34,19 @@ export type CommandInput = string | Uint8Array | Readable | AsyncIterable<string
 /** How output is given to the caller. */
 export type Encoding = "utf8" | "buffer";
 
+/** A command while it runs on the host. */
+export interface RunningCommand {
+  /**
+   * Sends a signal to the command and what runs below it, through the agent; where none is, to its
+   * process group. It resolves when the signal was sent.
+   *
+   * @param name The signal, `INT` or `SIGINT`.
+   */
+  signal(name: string): Promise<void>;
+  /** What lives of it on the host, wherever it has gone; `undefined` where no agent can tell. */
+  processes(): Promise<ProcessFacts[] | undefined>;
+}
+
 /** Options of `exec`. */
 export interface ExecOptions {
   /** What the command reads; default: nothing, its standard input is at its end. */
@@ -38,8 +55,13 @@ export interface ExecOptions {
   timeoutMs?: number | undefined;
   /** Time between TERM and KILL when the command is ended, in milliseconds; default 5,000. */
   killAfterMs?: number | undefined;
-  /** Ends the command; the promise rejects with the signal's reason. */
+  /**
+   * Ends the command and all that it has started; the promise rejects with the signal's reason, once
+   * they are gone.
+   */
   signal?: AbortSignal | undefined;
+  /** Called once the command has started. */
+  onStart?: ((command: RunningCommand) => void) | undefined;
   /** Called with each piece of standard output, which is not collected then. Reading waits for a promise. */
   onStdout?: ((chunk: string | Uint8Array) => void | Promise<void>) | undefined;
   /** Called with each piece of standard error, which is not collected then. Reading waits for a promise. */
@@ -68,6 +90,16 @@ export interface ExecResult<Output = string> {
   durationMs: number;
 }
 
+/** What running a command needs of its session. */
+export interface ExecParts {
+  /** The SSH connection. */
+  transport: SshTransport;
+  /** The way to the agent, for signals. */
+  sideband: Sideband;
+  /** The host, for messages. */
+  host: string;
+}
+
 /** Why a command is ended before its own end. The first cause wins. */
 type Interruption =
   | { kind: "timeout" }
@@ -79,24 +111,24 @@ const UNKNOWN_EXIT = Promise.resolve<RemoteExit>({ exitCode: null, signal: null 
 /**
  * Runs a command on the host.
  *
- * @param transport The SSH connection.
- * @param host The host, for messages.
+ * @param parts What it needs of its session.
  * @param command The command.
  * @param options Options.
  * @throws {CommandFailedError} It ended with another exit code than 0, or by a signal.
  * @throws {CommandTimeoutError} It took longer than `timeoutMs`. It was sent TERM, then KILL.
  * @throws {OutputLimitError} It wrote more than `maxOutputBytes`.
+ * @throws {CommandNotEndedError} It was to be ended, and something of it may still run; `cause` says why.
  * @throws {ConnectError} The connection was lost.
  */
 export async function runCommand(
-  transport: SshTransport,
-  host: string,
+  parts: ExecParts,
   command: Command,
   options: ExecOptions,
 ): Promise<ExecResult<string | Uint8Array>> {
   options.signal?.throwIfAborted();
   const startMs = performance.now();
-  const process = await startCommand(transport, command, options);
+  const { transport, host } = parts;
+  const process = await startCommand(parts, command, options);
   const interruption = new Interrupter(process, options);
   const stdout = collect(process.stdout, options.onStdout, options, interruption);
   const stderr = collect(process.stderr, options.onStderr, options, interruption);
@@ -104,6 +136,8 @@ export async function runCommand(
   const wholeEnd = Promise.all([process.closed, stdout.done, stderr.done]);
   await Promise.race([wholeEnd, interruption.ended]);
   const cause = interruption.finish();
+  // The command itself may be gone while something that it has started is not.
+  const report = cause === undefined ? undefined : await interruption.ended;
   // After an interruption a host that is gone does not tell how it ended.
   const exit = await Promise.race([process.closed, UNKNOWN_EXIT]);
   const facts = {
@@ -114,25 +148,30 @@ export async function runCommand(
     ...exit,
     durationMs: Math.round(performance.now() - startMs),
   };
-  await throwFailure(transport, facts, exit, cause, options);
+  if (cause !== undefined) throw describeInterruption(transport, facts, cause, report, options);
+  await throwFailure(transport, facts, exit, options);
   const { host: _, ...result } = facts;
   return result;
 }
 
 /** A command that may have to be ended tells its pid, so that it can be. */
 async function startCommand(
-  transport: SshTransport,
+  { transport, sideband }: ExecParts,
   command: Command,
   options: ExecOptions,
 ): Promise<EndableProcess> {
-  const { timeoutMs, signal, maxOutputBytes, onStdout, onStderr, stdin } = options;
-  const reasons = [timeoutMs, signal, maxOutputBytes, onStdout, onStderr];
+  const { timeoutMs, signal, maxOutputBytes, onStart, onStdout, onStderr, stdin } = options;
+  const reasons = [timeoutMs, signal, maxOutputBytes, onStart, onStdout, onStderr];
   const isStream = typeof stdin === "object" && !(stdin instanceof Uint8Array);
-  if (isStream || reasons.some((reason) => reason !== undefined)) {
-    return await startEndable(transport, command.reveal());
-  }
-  const process = await transport.exec(command.reveal());
-  return { ...process, end: (name) => process.signal(name) };
+  const mayHaveToEnd = isStream || reasons.some((reason) => reason !== undefined);
+  const process = mayHaveToEnd
+    ? await startEndable(transport, sideband, command.reveal())
+    : asEndable(await transport.exec(command.reveal()));
+  onStart?.({
+    signal: async (name) => void await process.processes.signal(name.replace(/^SIG/, ""), "tree"),
+    processes: () => process.processes.list(),
+  });
+  return process;
 }
 
 function collect(
@@ -168,18 +207,35 @@ function feed(process: RemoteProcess, input: CommandInput | undefined, to: Inter
   });
 }
 
+function describeInterruption(
+  transport: SshTransport,
+  facts: CommandFacts,
+  interruption: Interruption,
+  report: EndReport | undefined,
+  options: ExecOptions,
+): unknown {
+  const cause = causeOf(facts, interruption, options);
+  // A lost connection tells of itself, and the host ends what runs behind it.
+  if (report?.isConfirmed || !transport.isOpen) return cause;
+  return new CommandNotEndedError(facts, report?.processes, { cause });
+}
+
+function causeOf(
+  facts: CommandFacts,
+  interruption: Interruption,
+  { timeoutMs, maxOutputBytes = MAX_OUTPUT_BYTES }: ExecOptions,
+): unknown {
+  if (interruption.kind === "timeout") return new CommandTimeoutError(facts, timeoutMs as number);
+  if (interruption.kind === "output") return new OutputLimitError(facts, maxOutputBytes);
+  return interruption.error;
+}
+
 async function throwFailure(
   transport: SshTransport,
   facts: CommandFacts,
   { exitCode, signal }: RemoteExit,
-  cause: Interruption | undefined,
   options: ExecOptions,
 ): Promise<void> {
-  if (cause?.kind === "error") throw cause.error;
-  if (cause?.kind === "timeout") throw new CommandTimeoutError(facts, options.timeoutMs as number);
-  if (cause?.kind === "output") {
-    throw new OutputLimitError(facts, options.maxOutputBytes ?? MAX_OUTPUT_BYTES);
-  }
   if (exitCode === 0) return;
   if (exitCode === null && signal === null && !transport.isOpen) throw await transport.failure();
   if (options.check !== false || (exitCode === null && signal === null)) {
@@ -194,8 +250,8 @@ class Interrupter {
   readonly #timer: ReturnType<typeof setTimeout> | undefined;
   readonly #onAbort = () => this.interrupt({ kind: "error", error: this.#options.signal?.reason });
   /** Resolves when an interruption has ended the command, as far as it could be. */
-  readonly ended: Promise<void>;
-  #hasEnded: () => void = () => {};
+  readonly ended: Promise<EndReport>;
+  #hasEnded: (report: EndReport) => void = () => {};
   #cause: Interruption | undefined;
 
   constructor(process: EndableProcess, options: ExecOptions) {

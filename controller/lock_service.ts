@@ -7,6 +7,7 @@
 import type {
   ClaimParams,
   ProcessFacts,
+  ProcessSelection,
   QueuedParams,
   StatusResult,
 } from "../protocol/messages.ts";
@@ -69,18 +70,19 @@ export interface LockService {
   /**
    * The processes that run behind this SSH session.
    *
+   * @param selection Only these.
    * @throws {WireError} `unknown-method`: this way cannot tell.
    */
-  processes(): Promise<ProcessFacts[]>;
+  processes(selection: ProcessSelection): Promise<ProcessFacts[]>;
   /**
    * Sends a signal to processes of this SSH session, and to no others.
    *
    * @param signal The name of the signal.
-   * @param pid Only this one.
+   * @param selection Only these.
    * @returns Who got it.
    * @throws {WireError} `unknown-method`: this way cannot do it.
    */
-  signal(signal: string, pid?: number): Promise<number[]>;
+  signal(signal: string, selection: ProcessSelection): Promise<number[]>;
   /** Checks the clock before anything else: a process that was stopped may have lost its locks meanwhile. */
   checkSilence(): void;
   /** Ends the service; what it still holds is let go. */

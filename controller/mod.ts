@@ -18,6 +18,7 @@ export {
   CommandError,
   type CommandFacts,
   CommandFailedError,
+  CommandNotEndedError,
   CommandTimeoutError,
   OutputLimitError,
 } from "./command_errors.ts";
@@ -48,7 +49,7 @@ export {
   type LossEvent,
   type ReleaseEvent,
 } from "./events.ts";
-export type { CommandInput, Encoding, ExecOptions, ExecResult } from "./exec.ts";
+export type { CommandInput, Encoding, ExecOptions, ExecResult, RunningCommand } from "./exec.ts";
 export { forgetHostKeys, type HostKey, type HostKeyPolicy } from "./host_key.ts";
 export type { Lock, Unlocked } from "./lock.ts";
 export { Command, commandOf, type CommandValue, quote, Secret, secret, sh } from "./quote.ts";

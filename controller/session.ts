@@ -4,12 +4,12 @@
  * @module
  */
 
-import type { ProcessFacts, StatusResult } from "../protocol/messages.ts";
+import type { ProcessFacts, ProcessSelection, StatusResult } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { claimLock, type ClaimOptions } from "./claim.ts";
 import { AgentError, type ConnectError } from "./errors.ts";
 import { elapsedMs, type EventTeller } from "./events.ts";
-import { type ExecOptions, type ExecResult, runCommand } from "./exec.ts";
+import { type ExecOptions, type ExecParts, type ExecResult, runCommand } from "./exec.ts";
 import type { Lock, Unlocked } from "./lock.ts";
 import { CONNECTION_LOST, type LockService } from "./lock_service.ts";
 import { Command, commandOf, type CommandValue, type Secret, sh } from "./quote.ts";
@@ -44,6 +44,7 @@ export class Session implements AsyncDisposable {
   /** Resolves when the connection is over: with the cause, or `undefined` when it was closed from here. */
   readonly closed: Promise<ConnectError | undefined>;
   readonly #parts: SessionParts;
+  readonly #execParts: ExecParts;
   readonly #locks = new Set<Lock>();
   readonly #controller = new AbortController();
   readonly #openedMs = performance.now();
@@ -55,6 +56,15 @@ export class Session implements AsyncDisposable {
    */
   constructor(parts: SessionParts) {
     this.#parts = parts;
+    const { transport, host, ways } = parts;
+    this.#execParts = {
+      transport,
+      host,
+      sideband: {
+        processes: (selection) => ways.use((service) => service.processes(selection)),
+        signal: (signal, selection) => ways.use((service) => service.signal(signal, selection)),
+      },
+    };
     this.host = parts.host;
     this.name = parts.transport.name;
     this.closed = parts.transport.closed;
@@ -190,25 +200,27 @@ export class Session implements AsyncDisposable {
    * The processes that run behind this SSH session on the host: what its commands have started and not
    * ended, daemons among it. What has detached on purpose is not listed.
    *
+   * @param selection Only one of them (`pid`), or that one with what runs below it (`tree`).
    * @throws {AgentMissingError} No way to the locks of the host is there.
    * @throws {AgentError} `unknown-method`: no agent runs there, so nobody can tell.
    */
-  processes(): Promise<ProcessFacts[]> {
-    return this.#ask((service) => service.processes());
+  processes(selection: ProcessSelection = {}): Promise<ProcessFacts[]> {
+    return this.#ask((service) => service.processes(selection));
   }
 
   /**
    * Sends a signal to the processes behind this SSH session, through the agent: what SSH itself lacks.
    * No process of another session ever gets it.
    *
-   * @param signal The signal, such as `SIGTERM`.
-   * @param options Only one of them, by its pid.
+   * @param signal The signal, `TERM` or `SIGTERM`.
+   * @param selection Only one of them (`pid`), or that one with what runs below it (`tree`).
    * @returns The pids that got it.
    * @throws {AgentMissingError} No way to the locks of the host is there.
    * @throws {AgentError} `unknown-method`: no agent runs there; `bad-params`: no such signal.
    */
-  signalProcesses(signal: string, options: { pid?: number } = {}): Promise<number[]> {
-    return this.#ask((service) => service.signal(signal, options.pid));
+  signalProcesses(signal: string, selection: ProcessSelection = {}): Promise<number[]> {
+    const name = signal.startsWith("SIG") ? signal : `SIG${signal}`;
+    return this.#ask((service) => service.signal(name, selection));
   }
 
   async #ask<T>(question: (service: LockService) => Promise<T>): Promise<T> {
@@ -275,9 +287,8 @@ export class Session implements AsyncDisposable {
     // A process that was stopped and wakes may no longer have the lock it acts under.
     this.#parts.ways.service?.checkSilence();
     const startMs = performance.now();
-    const { transport, host } = this.#parts;
     try {
-      const result = await runCommand(transport, host, command, options);
+      const result = await runCommand(this.#execParts, command, options);
       this.#tellCommand(command, result, startMs);
       return result;
     } catch (error) {

@@ -190,6 +190,19 @@ export interface ProcessFacts {
   state: string;
 }
 
+/**
+ * Which processes of a session are meant by `processes` and `signal`: all of them, or those that any of
+ * these fields names. Processes of other sessions are never meant.
+ */
+export interface ProcessSelection {
+  /** This process. */
+  pid?: number;
+  /** With `pid`: also its descendants, and what is in its process session (setsid(2)). */
+  tree?: boolean;
+  /** Those that have `SSHLOCK_COMMAND` with this value in their environment, and their descendants. */
+  mark?: string;
+}
+
 /** A holder that is not this agent's: the shell protocol, flock(1), another agent. */
 export interface ForeignHolder {
   /** `foreign`: not this agent's. */
@@ -467,13 +480,33 @@ export function readName(method: string, params: Record<string, unknown>): strin
  */
 export function readSignal(
   params: Record<string, unknown>,
-): { signal: NodeJS.Signals; pid?: number } {
-  const { signal, pid } = params;
+): { signal: NodeJS.Signals; selection: ProcessSelection } {
+  const { signal } = params;
   if (typeof signal !== "string" || !SIGNALS.includes(signal)) {
     throw badParams("signal", "signal", `one of ${SIGNALS.join(" ")}`);
   }
-  if (pid !== undefined && !Number.isSafeInteger(pid)) throw badParams("signal", "pid", "a pid");
-  return { signal: signal as NodeJS.Signals, pid: pid as number | undefined };
+  return { signal: signal as NodeJS.Signals, selection: readSelection("signal", params) };
+}
+
+/**
+ * Which processes the parameters of `processes` or `signal` mean.
+ *
+ * @param method The method, for the error.
+ * @param params What the request had.
+ * @throws {WireError} `bad-params` names the field that is wrong.
+ */
+export function readSelection(method: string, params: Record<string, unknown>): ProcessSelection {
+  const { pid, tree, mark } = params;
+  if (pid !== undefined && !Number.isSafeInteger(pid)) throw badParams(method, "pid", "a pid");
+  if (tree !== undefined && typeof tree !== "boolean") {
+    throw badParams(method, "tree", "true or false");
+  }
+  if (!isTextOrAbsent(mark, MAX_OWNER_LENGTH)) throw badText(method, "mark", MAX_OWNER_LENGTH);
+  return {
+    ...(pid === undefined ? {} : { pid: pid as number }),
+    ...(tree === undefined ? {} : { tree }),
+    ...(mark === undefined ? {} : { mark: mark as string }),
+  };
 }
 
 const SIGNALS = [
