@@ -8,6 +8,7 @@ import { setTimeout as delay } from "node:timers/promises";
 
 import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import {
+  type ChangeParams,
   type ClaimParams,
   type ClaimResult,
   describeMs,
@@ -20,6 +21,7 @@ import {
   type ReleaseResult,
   type StatusParams,
   type StatusResult,
+  type TakeoverNotice,
 } from "../protocol/messages.ts";
 import { readAllPages } from "../protocol/status_pages.ts";
 import { VERSION } from "../protocol/version.ts";
@@ -27,7 +29,7 @@ import { WireError } from "../protocol/wire_error.ts";
 import { AgentClient, type Link } from "./agent_client.ts";
 import { AgentError, ProtocolError } from "./errors.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import type { ClaimWatch, Grant, LockService, Loss } from "./lock_service.ts";
+import type { ClaimWatch, Grant, LockService, LockWatch, Loss } from "./lock_service.ts";
 import type { Way } from "./way.ts";
 
 /** Pause between two tries to reach the agent again, in milliseconds. */
@@ -62,6 +64,7 @@ export class AgentService implements LockService {
   readonly closed: Promise<string>;
   readonly #reconnect: Reconnect;
   readonly #heartbeat: Heartbeat;
+  readonly #who = { protocol: PROTOCOL_VERSION, client: `sshlock/${VERSION}` };
   #client: AgentClient;
   #hello: HelloResult | undefined;
   #resuming: Promise<void> | undefined;
@@ -138,6 +141,41 @@ export class AgentService implements LockService {
     return await readAllPages(ask, name);
   }
 
+  /** Over a link of its own: the agent cuts off who does not read, and that must not cost a lock. */
+  async watch(
+    name: string | undefined,
+    onChange: (change: ChangeParams) => void,
+  ): Promise<LockWatch> {
+    if (this.#resuming !== undefined) await this.#resuming;
+    await this.#client.request("ping", {});
+    const client = new AgentClient(await this.#reconnect.open(), this.#who, {
+      onArrival: () => {},
+      onNotification: (method, params) => {
+        if (method === "change") onChange(params as unknown as ChangeParams);
+      },
+      onAnswer: () => {},
+    });
+    const close = () => client.close(new AgentError("link-closed", "Cannot go on: it was closed"));
+    const ask = (method: string) => async (params: StatusParams) =>
+      await client.request(method, params) as StatusResult;
+    try {
+      const page = await ask("watch")(name === undefined ? {} : { name });
+      const first = await readAllPages(ask("status"), name, page);
+      return { first, closed: client.closed, close };
+    } catch (error) {
+      close();
+      throw error;
+    }
+  }
+
+  async breakLock(name: string, reason: string): Promise<string[]> {
+    if (this.#resuming !== undefined) await this.#resuming;
+    const { broken } = await this.#client.request("break", { name, reason }) as {
+      broken: string[];
+    };
+    return broken;
+  }
+
   async processes(selection: ProcessSelection): Promise<ProcessFacts[]> {
     if (this.#resuming !== undefined) await this.#resuming;
     const answer = await this.#client.request("processes", { ...selection });
@@ -184,8 +222,7 @@ export class AgentService implements LockService {
   }
 
   #connect(link: Link, hello: Partial<HelloParams>): AgentClient {
-    const who = { protocol: PROTOCOL_VERSION, client: `sshlock/${VERSION}` };
-    const client = new AgentClient(link, { ...who, ...hello }, {
+    const client = new AgentClient(link, { ...this.#who, ...hello }, {
       onArrival: () => this.#heartbeat.check(),
       onNotification: (method, params) => this.#note(method, params),
       onAnswer: (sentMs) => this.#heartbeat.answered(sentMs),
@@ -260,6 +297,7 @@ export class AgentService implements LockService {
   #note(method: string, params: Record<string, unknown>): void {
     const watch = this.#watches.get(String(params.name));
     if (watch === undefined) return;
+    if (method === "takeover") watch.onTakeover?.(params as unknown as TakeoverNotice);
     if (method === "queued") watch.onQueued?.(params as unknown as QueuedParams);
     if (method === "lost") {
       const { name, reason, detail } = params as unknown as LostParams;

@@ -9,8 +9,9 @@ import type {
   ContendedFacts,
   HolderFacts,
   QueuedParams,
+  TakeoverNotice,
 } from "../protocol/messages.ts";
-import { describeHolder } from "../protocol/messages.ts";
+import { describeHolder, describeMs } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { AgentError, LockContendedError, type LockLostError } from "./errors.ts";
 import { elapsedMs, type EventTeller } from "./events.ts";
@@ -24,9 +25,19 @@ import type { Ways } from "./ways.ts";
  */
 export type OnContention = "throw" | "observe" | "warn";
 
+/**
+ * Another asks for a lock that this session has: `by` is the owner, `byUid` the user, `reason` why.
+ * `deadlineMs` is what is left to release it, in milliseconds; `forced` says whether the agent ends
+ * this session then.
+ */
+export type TakeoverRequest = TakeoverNotice;
+
 /** Options of `claim`. */
 export interface ClaimOptions {
-  /** How long to wait for the lock, in milliseconds; default 0: it is there at once or refused. */
+  /**
+   * How long to wait for the lock, in milliseconds; default 0: it is there at once or refused. With
+   * `takeover` the default is as long as it takes where this user may force it, else the deadline.
+   */
   waitMs?: number | undefined;
   /** What the lock is for, for whoever is refused meanwhile. */
   purpose?: string | undefined;
@@ -39,6 +50,22 @@ export interface ClaimOptions {
   onEnd?: "kill" | "drain" | "leave" | undefined;
   /** Time between TERM and KILL with `kill`, in milliseconds; default 5,000. */
   graceMs?: number | undefined;
+  /**
+   * Asks whoever has the lock to release it within `deadlineMs` (default 10,000). After that their
+   * sessions are ended where this user may do so (root, the same user, the agent's admin group). It
+   * needs an agent.
+   */
+  takeover?: { reason: string; deadlineMs?: number | undefined } | undefined;
+  /**
+   * How long the lock stays reserved for its owner after a dropped link, in milliseconds; default 0:
+   * not at all. Whoever claims it again with the same `owner` has it back (`unparked`). It needs an agent.
+   */
+  parkMs?: number | undefined;
+  /**
+   * Called when another asks for the lock. It may be released there: `(request) => void lock.release()`.
+   * It is never called before the promise of the claim has resolved.
+   */
+  onTakeover?: ((request: TakeoverRequest) => void) | undefined;
   /** What happens when another owner has the lock; default `throw`. */
   onContention?: OnContention | undefined;
   /** Gives the claim up; the promise rejects with the signal's reason. */
@@ -121,14 +148,27 @@ async function claimFrom(
   const grant = await service.claim(claimParams(name, options), {
     signal: options.signal,
     onQueued: ({ position, holder }: QueuedParams) => options.onQueued?.({ position, holder }),
+    // It may have come with the grant, which the caller is to have first.
+    onTakeover: (request) => void setImmediate(() => passTakeoverOn(parts, lock, request, options)),
     onLoss: (loss) => lock.lose(loss),
   });
   return lock.grant(grant);
 }
 
+function passTakeoverOn(
+  parts: ClaimParts,
+  lock: Lock,
+  request: TakeoverRequest,
+  { onTakeover }: ClaimOptions,
+): void {
+  if (!lock.held) return;
+  tellTakeover(parts, request);
+  onTakeover?.(request);
+}
+
 function claimParams(
   name: string,
-  { waitMs, purpose, shared, onEnd, graceMs }: ClaimOptions,
+  { waitMs, purpose, shared, onEnd, graceMs, parkMs, takeover }: ClaimOptions,
 ): ClaimParams {
   return {
     name,
@@ -137,7 +177,15 @@ function claimParams(
     ...(shared === undefined ? {} : { shared }),
     ...(onEnd === undefined ? {} : { onEnd }),
     ...(graceMs === undefined ? {} : { graceMs }),
+    ...(parkMs === undefined ? {} : { parkMs }),
+    ...(takeover === undefined ? {} : { takeover: takeoverParams(takeover) }),
   };
+}
+
+function takeoverParams(
+  { reason, deadlineMs }: NonNullable<ClaimOptions["takeover"]>,
+): ClaimParams["takeover"] {
+  return deadlineMs === undefined ? { reason } : { reason, deadlineMs };
 }
 
 /** The error of the wire as the caller is to see it. */
@@ -150,7 +198,7 @@ function asError(host: string, error: unknown): unknown {
 }
 
 function tellGrant({ host, events }: ClaimParts, lock: Lock, startMs: number): void {
-  const { name, way, token } = lock;
+  const { name, way, token, takenFrom, unparked } = lock;
   events.tell({
     event: "claim",
     level: "info",
@@ -158,6 +206,8 @@ function tellGrant({ host, events }: ClaimParts, lock: Lock, startMs: number): v
     name,
     way,
     ...(token === undefined ? {} : { token }),
+    ...(takenFrom.length === 0 ? {} : { takenFrom: [...takenFrom] }),
+    ...(unparked ? { unparked } : {}),
     durationMs: elapsedMs(startMs),
   });
 }
@@ -185,6 +235,24 @@ function tellFailure(
     message: "session lock failure",
     durationMs: elapsedMs(startMs),
     contended_session_lock: { name, ...refusal },
+  });
+}
+
+function tellTakeover({ host, events }: ClaimParts, request: TakeoverRequest): void {
+  const { name, by, byUid, reason, deadlineMs, forced } = request;
+  const end = forced ? ", then this session is ended" : "";
+  const message = `${by} (uid ${byUid}) asks for "${name}" on ${host} within ` +
+    `${describeMs(deadlineMs)}${end}: ${reason}`;
+  events.tell({
+    event: "takeover",
+    level: "warn",
+    message,
+    name,
+    by,
+    byUid,
+    reason,
+    deadlineMs,
+    forced,
   });
 }
 

@@ -89,6 +89,10 @@ export interface ClaimEvent extends EventBase {
   way: Way;
   /** The fencing token; absent where the way has none. */
   token?: number;
+  /** The owners it was taken over from. */
+  takenFrom?: string[];
+  /** Present when it had stayed reserved for this owner. */
+  unparked?: boolean;
   /** How long it took, in milliseconds. */
   durationMs: number;
 }
@@ -115,6 +119,24 @@ export interface ContentionEvent extends EventBase {
     /** How many claims are queued for it. */
     queueLength?: number;
   };
+}
+
+/** Another asks for a lock that this session has. */
+export interface TakeoverEvent extends EventBase {
+  /** `takeover` */
+  event: "takeover";
+  /** The lock. */
+  name: string;
+  /** The owner who asks. */
+  by: string;
+  /** The user who asks. */
+  byUid: number;
+  /** Why. */
+  reason: string;
+  /** Time that is left to release it, in milliseconds. */
+  deadlineMs: number;
+  /** Whether the agent ends this session then. */
+  forced: boolean;
 }
 
 /** A lock was released. */
@@ -148,7 +170,8 @@ export type LogEvent =
   | ContentionEvent
   | DisconnectEvent
   | LossEvent
-  | ReleaseEvent;
+  | ReleaseEvent
+  | TakeoverEvent;
 
 /** An event without what all events of a session share. */
 export type EventFacts = LogEvent extends infer E

@@ -77,6 +77,16 @@ export class Lock implements AsyncDisposable {
     return this.#grant?.waitedMs as number;
   }
 
+  /** The owners it was taken over from; empty where it was free or waited for. */
+  get takenFrom(): readonly string[] {
+    return this.#grant?.takenFrom ?? [];
+  }
+
+  /** Whether it had stayed reserved for this owner after a dropped link: no other had it meanwhile. */
+  get unparked(): boolean {
+    return this.#grant?.unparked ?? false;
+  }
+
   /** Aborts when the lock is lost, with a {@linkcode LockLostError} as its reason. A release does not abort it. */
   get signal(): AbortSignal {
     this.#parts.checkSilence();

@@ -5,11 +5,13 @@
  */
 
 import type {
+  ChangeParams,
   ClaimParams,
   ProcessFacts,
   ProcessSelection,
   QueuedParams,
   StatusResult,
+  TakeoverNotice,
 } from "../protocol/messages.ts";
 import type { LossCause } from "./errors.ts";
 import type { Way } from "./way.ts";
@@ -32,6 +34,10 @@ export interface Grant {
   shared: boolean;
   /** How long the claim waited, in milliseconds. */
   waitedMs: number;
+  /** The owners it was taken over from. */
+  takenFrom?: string[] | undefined;
+  /** Present when it had stayed reserved for this owner after a dropped link. */
+  unparked?: true | undefined;
   /** Lets the lock go. Resolves once it is free: with how long it was held, in milliseconds. */
   release(): Promise<number>;
 }
@@ -42,8 +48,20 @@ export interface ClaimWatch {
   signal?: AbortSignal | undefined;
   /** Called when the claim is queued, and each time its place changes. */
   onQueued?: ((queued: QueuedParams) => void) | undefined;
+  /** Called each time another asks for the lock. */
+  onTakeover?: ((request: TakeoverNotice) => void) | undefined;
   /** Called once when the granted lock is lost. */
   onLoss(loss: Loss): void;
+}
+
+/** A watch of locks that is under way. */
+export interface LockWatch {
+  /** The locks as they were when it began. */
+  first: StatusResult;
+  /** Resolves when no more changes come: with the cause. */
+  closed: Promise<string>;
+  /** Ends it. */
+  close(): void;
 }
 
 /** The locks of a host, by one of the ways. */
@@ -67,6 +85,23 @@ export interface LockService {
   claim(params: ClaimParams, watch: ClaimWatch): Promise<Grant>;
   /** The locks of the host, or one of them. */
   status(name?: string): Promise<StatusResult>;
+  /**
+   * Watches the locks of the host, or one of them.
+   *
+   * @param name Only this lock.
+   * @param onChange Called with each change, also with those that come before the promise resolves.
+   * @throws {WireError} `unknown-method`: this way cannot watch.
+   */
+  watch(name: string | undefined, onChange: (change: ChangeParams) => void): Promise<LockWatch>;
+  /**
+   * Ends the sessions that have a lock, and with them the lock.
+   *
+   * @param name The lock.
+   * @param reason Why: it is logged, and told to those sessions.
+   * @returns The owners whose sessions are being ended.
+   * @throws {WireError} `not-held`, `denied`; `unknown-method`: this way cannot do it.
+   */
+  breakLock(name: string, reason: string): Promise<string[]>;
   /**
    * The processes that run behind this SSH session.
    *

@@ -13,7 +13,7 @@
  * @module
  */
 
-export type { ClaimOptions, OnContention } from "./claim.ts";
+export type { ClaimOptions, OnContention, TakeoverRequest } from "./claim.ts";
 export {
   CommandError,
   type CommandFacts,
@@ -48,6 +48,7 @@ export {
   type LogLevel,
   type LossEvent,
   type ReleaseEvent,
+  type TakeoverEvent,
 } from "./events.ts";
 export type { CommandInput, Encoding, ExecOptions, ExecResult, RunningCommand } from "./exec.ts";
 export { forgetHostKeys, type HostKey, type HostKeyPolicy } from "./host_key.ts";
@@ -57,13 +58,16 @@ export type { CommandLike, Session } from "./session.ts";
 export { SessionCache } from "./session_cache.ts";
 export { ChannelRefusedError, type RemoteExit, type RemoteProcess } from "./ssh_transport.ts";
 export type { Target } from "./target.ts";
+export type { WatchEvent, WatchState } from "./watch.ts";
 export type { Way, WayAttempt } from "./way.ts";
 export type {
+  ChangeParams,
   ForeignHolder,
   HolderFacts,
   LockFacts,
   OwnHolder,
   ProcessFacts,
+  ProcessSelection,
   StatusResult,
   WaiterFacts,
 } from "../protocol/messages.ts";

@@ -14,6 +14,7 @@ import type { Lock, Unlocked } from "./lock.ts";
 import { CONNECTION_LOST, type LockService } from "./lock_service.ts";
 import { Command, commandOf, type CommandValue, type Secret, sh } from "./quote.ts";
 import type { RemoteProcess, SshTransport } from "./ssh_transport.ts";
+import { type WatchEvent, watchLocks } from "./watch.ts";
 import type { Way } from "./way.ts";
 import type { Ways } from "./ways.ts";
 
@@ -197,6 +198,47 @@ export class Session implements AsyncDisposable {
   }
 
   /**
+   * Watches the locks of the host: first the state, then each change as it happens. Where changes may
+   * have been missed, because the agent was started again or the reader was slow, the state comes anew
+   * and says why (`interruption`). Each watch has a channel of its own, and costs this session nothing
+   * when it is not read.
+   *
+   * @param name One lock only.
+   * @param options `signal` ends the watch: the iteration rejects with its reason.
+   * @throws {AgentMissingError} No way to the locks of the host is there.
+   * @throws {AgentError} `unknown-method`: no agent runs there.
+   * @throws {ConnectError} The connection is over.
+   * @example
+   * ```ts
+   * for await (const event of session.watch("deploy", { signal })) console.log(event);
+   * ```
+   */
+  async *watch(
+    name?: string,
+    options: { signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<WatchEvent, void, undefined> {
+    try {
+      yield* watchLocks(this.#parts, name, options.signal);
+    } catch (error) {
+      throw this.#asAgentError(error);
+    }
+  }
+
+  /**
+   * Ends the sessions that have a lock, and with them the lock: it is free once their processes are
+   * gone. For root, the user who has it, and the agent's admin group.
+   *
+   * @param name The lock.
+   * @param reason Why: it is logged, and told to those sessions.
+   * @returns The owners whose sessions are being ended.
+   * @throws {AgentMissingError} No way to the locks of the host is there.
+   * @throws {AgentError} `not-held`: nobody has it; `denied`; `unknown-method`: no agent runs there.
+   */
+  break(name: string, reason: string): Promise<string[]> {
+    return this.#ask((service) => service.breakLock(name, reason));
+  }
+
+  /**
    * The processes that run behind this SSH session on the host: what its commands have started and not
    * ended, daemons among it. What has detached on purpose is not listed.
    *
@@ -227,10 +269,15 @@ export class Session implements AsyncDisposable {
     try {
       return await this.#parts.ways.use(question);
     } catch (error) {
-      if (!(error instanceof WireError)) throw error;
-      const { code, message, facts } = error;
-      throw new AgentError(code, `${message} (on ${this.host})`, facts, { cause: error });
+      throw this.#asAgentError(error);
     }
+  }
+
+  /** The error of the wire as the caller is to see it. */
+  #asAgentError(error: unknown): unknown {
+    if (!(error instanceof WireError)) return error;
+    const { code, message, facts } = error;
+    return new AgentError(code, `${message} (on ${this.host})`, facts, { cause: error });
   }
 
   /**

@@ -32,6 +32,7 @@ const REDUCED: readonly string[] = [
   "no shared locks",
   "no queue: a wait is flock(1)'s own, and others are not told of it",
   "no owner or purpose is recorded for whoever is refused",
+  "no takeover, no parking, no watch and no break",
   "no heartbeat: after a dead link the lock is held until sshd notices",
 ];
 
@@ -76,6 +77,8 @@ export class ShellService implements LockService {
     if (shared) {
       throw new WireError("bad-params", `Cannot share "${name}": the shell protocol is exclusive`);
     }
+    if (params.takeover !== undefined) throw needsAgent(`take "${name}" over`);
+    if (params.parkMs !== undefined && params.parkMs > 0) throw needsAgent(`park "${name}"`);
     const startMs = performance.now();
     const process = await this.#start(claimCommand(name, waitMs, this.#lockDir));
     const claim = new ShellClaim(process, watch);
@@ -100,6 +103,14 @@ export class ShellService implements LockService {
     } finally {
       watch.signal?.removeEventListener("abort", giveUp);
     }
+  }
+
+  watch(): Promise<never> {
+    return Promise.reject(needsAgent("watch locks"));
+  }
+
+  breakLock(name: string): Promise<never> {
+    return Promise.reject(needsAgent(`break "${name}"`));
   }
 
   processes(): Promise<never> {

@@ -61,9 +61,12 @@ export class Ways {
    *
    * @param action What to do. It is called again with the next way's service where one turns out to be missing.
    * @throws {AgentMissingError} No way is there.
+   * @throws {ConnectError} The connection is over.
    */
   async use<T>(action: (service: LockService) => Promise<T>): Promise<T> {
     for (;;) {
+      // Whatever is opened now would be over at once, for ever.
+      if (!this.#transport.isOpen) throw await this.#transport.failure();
       const current = this.#current ??= this.#openNext();
       try {
         const service = await current;

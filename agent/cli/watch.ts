@@ -4,14 +4,14 @@
  * @module
  */
 
-import {
-  type ChangeParams,
-  describeHolder,
-  type LockFacts,
-  type StatusParams,
-  type StatusResult,
+import type {
+  ChangeParams,
+  LockFacts,
+  StatusParams,
+  StatusResult,
 } from "../../protocol/messages.ts";
 import { readAllPages } from "../../protocol/status_pages.ts";
+import { changeLine, stateLine } from "../../protocol/watch_lines.ts";
 import { AgentClient, connectToAgent } from "../client.ts";
 import { printJson, printLine } from "../output.ts";
 import { clientSockets, type PathOptions } from "../paths.ts";
@@ -60,17 +60,10 @@ export async function runWatch(options: PathOptions, watch: WatchOptions): Promi
 
 function printState(lock: LockFacts, { json }: WatchOptions): void {
   if (json) printJson({ event: "state", lock });
-  else printLine(describeLock(lock));
+  else printLine(stateLine(lock));
 }
 
 function printChange(change: ChangeParams, { json }: WatchOptions): void {
-  if (json) return printJson(change);
-  const time = new Date().toISOString().slice(11, 23);
-  printLine(`${time}  ${change.event.padEnd(8)}  ${change.owner}  ${describeLock(change.lock)}`);
-}
-
-function describeLock({ name, holders, waiters, waitersOmitted = 0 }: LockFacts): string {
-  const state = holders.length === 0 ? "free" : holders.map(describeHolder).join(", ");
-  const queue = waiters.length === 0 ? "" : `; ${waiters.length + waitersOmitted} waiting`;
-  return `${name}: ${state}${queue}`;
+  if (json) printJson(change);
+  else printLine(changeLine(change));
 }

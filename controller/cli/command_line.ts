@@ -7,6 +7,7 @@
 import yargs, { type Argv } from "yargs";
 
 import { COMMIT, VERSION } from "../../protocol/version.ts";
+import { type BreakArguments, breakLock } from "./break.ts";
 import { EXIT, UsageError } from "./exit_codes.ts";
 import { explain } from "./explain.ts";
 import { type HoldArguments, holdLock } from "./hold.ts";
@@ -16,6 +17,7 @@ import { printError, printLine } from "./output.ts";
 import { type RunArguments, runUnderLock } from "./run.ts";
 import { showStatus, type StatusArguments } from "./status.ts";
 import { StoppedError } from "./stop_signals.ts";
+import { type WatchArguments, watchLocks } from "./watch.ts";
 
 /** A help text that is wider cannot be read in a terminal of the usual size. */
 const HELP_COLUMNS = 80;
@@ -26,6 +28,13 @@ const RUN_OPTIONS = {
     requiresArg: true,
     describe: "Time for the command, then it is ended: 90s, 10m",
   },
+} as const;
+
+const BREAK_WHY = {
+  type: "string",
+  requiresArg: true,
+  demandOption: true,
+  describe: "The reason: it is logged, and told to who has the lock",
 } as const;
 
 const SHOW_OPTIONS = {
@@ -120,6 +129,26 @@ function makeParser(command: string[], choose: (action: () => Promise<number>) =
           .example("$0 status -i key root@db1", "")
           .example("$0 status -i key root@db1 deploy --json", ""),
       (args) => choose(() => showStatus(args as unknown as StatusArguments)),
+    )
+    .command(
+      "watch <host> [name]",
+      "Print each change of the locks of a host",
+      (parser) =>
+        named(parser)
+          .usage("sshlock watch [OPTION…] [USER@]HOST[:PORT] [NAME]")
+          .options({ json: SHOW_OPTIONS.json, ...CONNECT_OPTIONS })
+          .example("$0 watch -i key root@db1 deploy", ""),
+      (args) => choose(() => watchLocks(args as unknown as WatchArguments)),
+    )
+    .command(
+      "break <host> <name>",
+      "End the session that has a lock",
+      (parser) =>
+        named(parser)
+          .usage("sshlock break [OPTION…] [USER@]HOST[:PORT] NAME --why TEXT")
+          .options({ why: BREAK_WHY, ...CONNECT_OPTIONS })
+          .example("$0 break -i key root@db1 deploy --why 'its owner hangs'", ""),
+      (args) => choose(() => breakLock(args as unknown as BreakArguments)),
     )
     .completion("completion", "Print a completion script for bash or zsh")
     .demandCommand(1, 1, "no subcommand was given")

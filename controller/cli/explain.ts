@@ -4,7 +4,7 @@
  * @module
  */
 
-import { CommandError, CommandTimeoutError } from "../command_errors.ts";
+import { CommandError, CommandNotEndedError, CommandTimeoutError } from "../command_errors.ts";
 import {
   AgentError,
   AgentMissingError,
@@ -54,6 +54,10 @@ export function explain(error: unknown): Explanation {
   if (error instanceof CommandTimeoutError) return { message, exitCode: EXIT.contended };
   if (error instanceof UsageError) {
     return { message, hint: error.hint, exitCode: EXIT.failure };
+  }
+  if (error instanceof CommandNotEndedError) {
+    const hint = "end it on the host by its pid; the lock no longer protects what it does";
+    return { message, hint, exitCode: explain(error.cause).exitCode };
   }
   if (error instanceof CommandError) {
     const hint = "the host did not tell how it ended: it may still run";

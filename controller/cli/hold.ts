@@ -14,6 +14,7 @@ import {
   type ClaimArguments,
   type ConnectArguments,
   connectOptionsOf,
+  takeoverOptionsOf,
   targetOf,
   waitMsOf,
 } from "./options.ts";
@@ -37,6 +38,7 @@ export interface HoldArguments extends ConnectArguments, ClaimArguments {
  */
 export async function holdLock(args: HoldArguments): Promise<number> {
   const waitMs = waitMsOf(args);
+  takeoverOptionsOf(args);
   await using stop = watchStopSignals();
   const { signal } = stop;
   const options = { ...connectOptionsOf(args), signal };
@@ -50,14 +52,16 @@ export async function holdLock(args: HoldArguments): Promise<number> {
 }
 
 function printLock(lock: Lock, host: string, json: boolean): void {
-  const { name, token, holderPid, way, reduced, waitedMs } = lock;
+  const { name, token, holderPid, way, reduced, waitedMs, takenFrom, unparked } = lock;
   if (json) {
-    printJson({ host, name, token: token ?? null, holderPid, way, reduced, waitedMs });
-    return;
+    const facts = { host, name, token: token ?? null, holderPid, way, reduced, waitedMs };
+    return printJson({ ...facts, takenFrom, unparked });
   }
   const what = token === undefined ? "" : `token ${token}, `;
   const waited = waitedMs < 1_000 ? "" : ` after ${describeMs(waitedMs)}`;
   printLine(`${name} on ${host}: ${what}holder ${holderPid}${waited}`);
+  if (takenFrom.length > 0) printNote(`taken over from ${takenFrom.join(", ")}`);
+  if (unparked) printNote("it had stayed reserved for you");
   for (const sentence of reduced) printNote(`by the shell protocol: ${sentence}`);
   printNote("held until ^C");
 }

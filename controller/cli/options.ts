@@ -10,6 +10,7 @@ import { readFileSync } from "node:fs";
 
 import type { Options } from "yargs";
 
+import type { ClaimOptions } from "../claim.ts";
 import type { ConnectOptions } from "../connect.ts";
 import type { Target } from "../target.ts";
 import { type Way, WAYS } from "../way.ts";
@@ -73,6 +74,21 @@ export const CLAIM_OPTIONS = {
     describe: "Who claims [you@this-machine]",
   },
   "why": { type: "string", requiresArg: true, describe: "What for: others who want it see this" },
+  "takeover": {
+    type: "string",
+    requiresArg: true,
+    describe: "Ask whoever has it to release it, and say why",
+  },
+  "takeover-deadline": {
+    type: "string",
+    requiresArg: true,
+    describe: "Time to release it, then force [10s]",
+  },
+  "park": {
+    type: "string",
+    requiresArg: true,
+    describe: "Keep it reserved so long after a dropped link",
+  },
 } as const satisfies Record<string, Options>;
 
 /** What the connection options are parsed to. */
@@ -96,6 +112,9 @@ export interface ClaimArguments {
   shared?: boolean | undefined;
   owner?: string | undefined;
   why?: string | undefined;
+  takeover?: string | undefined;
+  "takeover-deadline"?: string | undefined;
+  park?: string | undefined;
 }
 
 /**
@@ -163,13 +182,41 @@ export function connectOptionsOf(args: ConnectArguments & ClaimArguments): Conne
 }
 
 /**
- * How long to wait for the lock, in milliseconds.
+ * The options of `claim` for taking over and for parking that the arguments name.
  *
  * @param args What was written.
- * @throws {UsageError} Both `-n` and `-w`, or no duration.
+ * @throws {UsageError} No duration, or a deadline for no takeover.
  */
-export function waitMsOf({ wait, nonblock }: ClaimArguments): number {
-  if (wait === undefined) return 0;
+export function takeoverOptionsOf(
+  args: ClaimArguments,
+): Pick<ClaimOptions, "takeover" | "parkMs"> {
+  const { takeover: reason, "takeover-deadline": deadline, park } = args;
+  if (reason === undefined && deadline !== undefined) {
+    throw new UsageError(
+      "Cannot use --takeover-deadline without --takeover",
+      "--takeover REASON says why",
+    );
+  }
+  const deadlineMs = deadline === undefined
+    ? undefined
+    : parseDuration(deadline, "--takeover-deadline");
+  return {
+    ...(reason === undefined ? {} : { takeover: { reason, deadlineMs } }),
+    ...(park === undefined ? {} : { parkMs: parseDuration(park, "--park") }),
+  };
+}
+
+/**
+ * How long to wait for the lock, in milliseconds; `undefined`: as long as a takeover takes.
+ *
+ * @param args What was written.
+ * @throws {UsageError} `-n` with `-w` or `--takeover`, or no duration.
+ */
+export function waitMsOf({ wait, nonblock, takeover }: ClaimArguments): number | undefined {
+  if (nonblock && takeover !== undefined) {
+    throw new UsageError("Cannot use -n with --takeover", "a takeover gives time to release it");
+  }
+  if (wait === undefined) return takeover === undefined ? 0 : undefined;
   if (nonblock) throw new UsageError("Cannot use -n with -w", "one says not to wait, the other to");
   return parseDuration(wait, "--wait");
 }

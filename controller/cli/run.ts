@@ -7,7 +7,7 @@
 import { constants } from "node:os";
 import process from "node:process";
 
-import { describeHolder } from "../../protocol/messages.ts";
+import { describeHolder, describeMs } from "../../protocol/messages.ts";
 import { connect } from "../connect.ts";
 import type { ExecResult } from "../exec.ts";
 import type { Lock } from "../lock.ts";
@@ -19,9 +19,11 @@ import {
   type ClaimArguments,
   type ConnectArguments,
   connectOptionsOf,
+  takeoverOptionsOf,
   targetOf,
   waitMsOf,
 } from "./options.ts";
+import { passSignalsOn } from "./pass_signals_on.ts";
 import { passToStderr, passToStdout, printNote } from "./output.ts";
 import { watchStopSignals } from "./stop_signals.ts";
 
@@ -47,6 +49,7 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
     );
   }
   const waitMs = waitMsOf(args);
+  takeoverOptionsOf(args);
   const target = targetOf(args);
   const options = connectOptionsOf(args);
   const timeoutMs = args.timeout === undefined
@@ -56,6 +59,7 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
   const { signal } = stop;
   await using session = await connect(target, { ...options, signal });
   await using lock = await claim(session, args, waitMs, signal);
+  let stopPassing = () => {};
   try {
     const result = await session.exec(commandUnder(lock, options.owner, words), {
       stdin: process.stdin,
@@ -64,10 +68,12 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
       onStdout: passToStdout,
       onStderr: passToStderr,
       timeoutMs,
-      signal: AbortSignal.any([signal, lock.signal]),
+      signal: lock.signal,
+      onStart: (command) => stopPassing = passSignalsOn(stop, command),
     });
     return exitCodeOf(result);
   } finally {
+    stopPassing();
     // Before anything else that may have gone wrong at the same time.
     lock.signal.throwIfAborted();
   }
@@ -78,21 +84,28 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
  *
  * @param session The session.
  * @param args What was written.
- * @param waitMs How long to wait, in milliseconds.
+ * @param waitMs How long to wait, in milliseconds; `undefined`: as long as a takeover takes.
  * @param signal Gives up.
  */
 export function claim(
   session: Session,
-  { name, shared, why }: ClaimArguments & { name: string },
-  waitMs: number,
+  args: ClaimArguments & { name: string },
+  waitMs: number | undefined,
   signal: AbortSignal,
 ): Promise<Lock> {
+  const { name, shared, why } = args;
+  const rest = takeoverOptionsOf(args);
   let hasSaid = false;
   return session.claim(name, {
     waitMs,
     shared,
     purpose: why,
+    ...rest,
     signal,
+    onTakeover: ({ by, reason, deadlineMs, forced }) => {
+      const end = forced ? `; this session is ended in ${describeMs(deadlineMs)}` : "";
+      printNote(`${by} asks for "${name}" on ${session.host}: ${reason}${end}`);
+    },
     onQueued: ({ holder }) => {
       if (hasSaid) return;
       hasSaid = true;

@@ -30,10 +30,7 @@ export interface StatusArguments extends ConnectArguments {
  */
 export async function showStatus(args: StatusArguments): Promise<number> {
   const { name } = args;
-  if (name !== undefined && !isLockName(name)) {
-    const message = `Cannot show ${JSON.stringify(name)}: it is no lock name`;
-    throw new UsageError(message, `a lock name is ${LOCK_NAME_RULE}`);
-  }
+  checkName("show", name);
   const target = targetOf(args);
   await using stop = watchStopSignals();
   const options = { ...connectOptionsOf(args), signal: stop.signal };
@@ -42,6 +39,19 @@ export async function showStatus(args: StatusArguments): Promise<number> {
   if (args.json) printJson({ host: session.host, way: session.way, ...status });
   else printStatus(status, session.host, args);
   return EXIT.ok;
+}
+
+/**
+ * Refuses what is no lock name before anything is connected.
+ *
+ * @param verb What is to be done with it, for the error.
+ * @param name What was written, if anything.
+ * @throws {UsageError} It is no lock name.
+ */
+export function checkName(verb: string, name: string | undefined): void {
+  if (name === undefined || isLockName(name)) return;
+  const message = `Cannot ${verb} ${JSON.stringify(name)}: it is no lock name`;
+  throw new UsageError(message, `a lock name is ${LOCK_NAME_RULE}`);
 }
 
 function printStatus({ locks, notes }: StatusResult, host: string, args: StatusArguments): void {

@@ -18,6 +18,7 @@ import { type Host, startHost } from "./controller_host.ts";
 
 const FOLDER = "test/transcripts";
 const CLI = "./dist/sshlock";
+const SHELL_WAY = "--transport shell";
 const skip = whyNoSshd() ?? whyNoAgent() ?? requires(CLI);
 let host: Host;
 let env: NodeJS.ProcessEnv;
@@ -138,18 +139,92 @@ test("sshlock run ends its command and exits 93 when the lock is lost", {
   signalPid(pid, "SIGKILL");
 });
 
-test("a signal to sshlock run ends the command on the host first", { skip }, async () => {
-  const child = spawn("sh", [
-    "-c",
-    `exec sshlock run $ON $HOST stopped -- sh -c 'trap "echo bye; exit 0" TERM; echo $$; while :; do sleep 0.05; done'`,
-  ], { env, stdio: ["ignore", "pipe", "inherit"] });
+/** `sshlock run` with a shell script on the host, which says `up` once its traps are set. */
+function startRun(name: string, script: string, options = "") {
+  const command = `exec sshlock run $ON ${options} $HOST ${name} -- sh -c "$SCRIPT"`;
+  const SCRIPT = `${script}; echo up; while :; do sleep 0.05; done`;
+  const child = spawn("sh", ["-c", command], {
+    env: { ...env, SCRIPT },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   const exit = childExit(child);
   const out = new EventLog<string>();
   eachLine(child.stdout, (line) => out.push(line));
-  await out.waitFor((line) => /^\d+$/.test(line));
-  signalPid(child.pid as number, "SIGTERM");
-  await out.waitFor((line) => line === "bye");
-  assert.equal((await within(exit)).code, 143);
+  const send = (signal: NodeJS.Signals) => signalPid(child.pid as number, signal);
+  const code = async () => (await within(exit, { deadlineMs: 30_000 })).code;
+  return { out, send, code, isUp: out.waitFor((line) => line === "up") };
+}
+
+for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
+  test(`sshlock run passes ${signal} on, and exits as the command does`, { skip }, async () => {
+    const plain = startRun("stopped", ":");
+    await plain.isUp;
+    plain.send(signal);
+    assert.equal(await plain.code(), code);
+    const trapped = startRun("stopped", `trap 'echo bye; exit 5' ${signal.slice(3)}`);
+    await trapped.isUp;
+    trapped.send(signal);
+    await trapped.out.waitFor((line) => line === "bye");
+    assert.equal(await trapped.code(), 5);
+  });
+}
+
+test("sshlock run presses harder each time, and holds the lock until the command is gone", {
+  skip,
+}, async () => {
+  const script = `trap 'echo int' INT; trap 'echo term' TERM`;
+  const { out, send, code, isUp } = startRun("stubborn", script);
+  await isUp;
+  send("SIGINT");
+  await out.waitFor((line) => line === "int");
+  await using session = await host.connect();
+  await assert.rejects(session.claim("stubborn"), { name: "LockContendedError" });
+  send("SIGINT");
+  await out.waitFor((line) => line === "term");
+  send("SIGINT");
+  assert.equal(await code(), 137);
+  await using lock = await session.claim("stubborn");
+  assert.ok(lock.held);
+});
+
+test("sshlock run sends KILL by itself after a TERM that the command ignores", {
+  skip,
+}, async () => {
+  const { send, code, isUp } = startRun("deaf", `trap '' TERM`);
+  await isUp;
+  send("SIGTERM");
+  assert.equal(await code(), 137);
+});
+
+test("sshlock run passes signals on by the shell way too", {
+  skip: skip ?? requires("bash", "flock"),
+}, async () => {
+  const { out, send, code, isUp } = startRun("by-shell", `trap 'echo int; exit 6' INT`, SHELL_WAY);
+  await isUp;
+  send("SIGINT");
+  await out.waitFor((line) => line === "int");
+  assert.equal(await code(), 6);
+  rmSync("/dev/shm/session-lock-by-shell", { force: true });
+});
+
+test("sshlock watch --json prints the state and each change, one object a line", {
+  skip,
+}, async () => {
+  await using session = await host.connect({ owner: "respirate/42" });
+  const child = spawn("sh", ["-c", "exec sshlock watch $ON --json $HOST seen"], {
+    env,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const exit = childExit(child);
+  const out = new EventLog<string>();
+  eachLine(child.stdout, (line) => out.push(line));
+  const first = JSON.parse(await out.waitFor(() => true));
+  assert.deepEqual([first.event, first.lock.name, first.lock.holders], ["state", "seen", []]);
+  await using _lock = await session.claim("seen");
+  const change = JSON.parse(await out.waitFor(() => true, { from: 1 }));
+  assert.deepEqual([change.event, change.owner], ["granted", "respirate/42"]);
+  signalPid(child.pid as number, "SIGINT");
+  assert.equal((await within(exit)).code, 130);
 });
 
 test("sshlock hold says what it has and lets go at an interrupt", { skip }, async () => {
