@@ -98,8 +98,10 @@ export class Connection implements Outlet {
     this.#send({ jsonrpc: "2.0", method, params });
   }
 
-  close(): void {
+  close(): Promise<void> {
     this.#end("the session has another connection or has ended");
+    if (this.#socket.destroyed) return Promise.resolve();
+    return new Promise((resolve) => this.#socket.once("close", () => resolve()));
   }
 
   #hear(chunk: Buffer): void {

@@ -8,6 +8,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { performance } from "node:perf_hooks";
 import type {
+  LossReason,
   LostParams,
   ProcessFacts,
   QueuedParams,
@@ -31,12 +32,21 @@ const CLEAR_AGAIN_MS = 500;
 /** Processes that status names of those that a session's end waits for. */
 const MAX_AWAITING_SHOWN = 20;
 
+/**
+ * Causes that only we can tell of. What we say goes through the session's sshd, and ending that first
+ * would make a lost connection of it.
+ */
+const TOLD_BY_US: readonly LossReason[] = ["broken", "taken-over"];
+
+/** Time that a session has to hear of its end, in milliseconds; one that is not heard from has none. */
+const HEARING_MS = 500;
+
 /** What a session tells its connection, if it has one. */
 export interface Outlet {
   /** Sends a notification. */
   notify(method: string, params: object): void;
-  /** Ends the connection. */
-  close(): void;
+  /** Ends the connection. Resolves when the peer has closed its side too: it has read all that was sent. */
+  close(): Promise<void>;
 }
 
 /** What all sessions of an agent share. */
@@ -233,7 +243,7 @@ export class Session implements Claimant, Listened {
   resume(outlet: Outlet): void {
     const previous = this.#outlet;
     this.#outlet = outlet;
-    previous?.close();
+    void previous?.close();
     this.state = "held";
     this.#stopWatchingRoot?.();
     this.lastHeardAt = performance.now();
@@ -305,8 +315,9 @@ export class Session implements Claimant, Listened {
     this.identify();
     log("session-ending", this.#facts({ ...cause }));
     const { policy, graceMs } = table.beginEnd(this, cause);
-    this.#outlet?.close();
+    const hasHeard = this.#outlet?.close();
     this.#parts.silence.delete(this);
+    if (TOLD_BY_US.includes(cause.reason)) await withinMs(hasHeard, HEARING_MS);
     if (policy !== undefined) await this.#clearForSure(policy, graceMs);
     table.finishEnd(this, cause);
     this.onIdle();
@@ -348,6 +359,14 @@ export class Session implements Claimant, Listened {
     const root = this.#marks.root.pid;
     return { session: this.id, owner, peerPid: peer.pid, uid: peer.uid, kind, root, ...facts };
   }
+}
+
+/** Waits for a promise, but no longer than so long. */
+async function withinMs(promise: Promise<void> | undefined, ms: number): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, ms));
+  await Promise.race([promise, late]);
+  clearTimeout(timer);
 }
 
 /**
