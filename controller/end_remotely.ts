@@ -10,7 +10,10 @@ import type { ProcessFacts } from "../protocol/messages.ts";
 import { within } from "./deadline.ts";
 import type { EndableProcess } from "./endable_process.ts";
 
-/** Time for the status to come after the last process is gone, in milliseconds. */
+/**
+ * Time for the channel to close after the last process is gone, or after KILL where nobody can tell, in
+ * milliseconds.
+ */
 const LAST_WORDS_MS = 1_000;
 
 /** Time for all to be gone after KILL, in milliseconds; what is still there then cannot be ended. */
@@ -59,7 +62,7 @@ async function endProcesses(process: EndableProcess, killAfterMs: number): Promi
   const warned = new Set(await processes.signal("TERM", "all"));
   // A stopped process hears TERM only once it goes on.
   await processes.signal("CONT", "all");
-  const report = await untilGone(process, killAfterMs, async (found) => {
+  const report = await untilGone(process, killAfterMs, false, async (found) => {
     const fresh = found.filter(({ pid }) => !warned.has(pid)).slice(0, MAX_NEW);
     for (const { pid } of fresh) {
       warned.add(pid);
@@ -68,13 +71,14 @@ async function endProcesses(process: EndableProcess, killAfterMs: number): Promi
   });
   if (report.isConfirmed) return report;
   await processes.signal("KILL", "all");
-  return await untilGone(process, AFTER_KILL_MS, () => processes.signal("KILL", "all"));
+  return await untilGone(process, AFTER_KILL_MS, true, () => processes.signal("KILL", "all"));
 }
 
 /** Looks until nothing is there or the time is over. */
 async function untilGone(
   process: EndableProcess,
   limitMs: number,
+  isLast: boolean,
   onFound: (found: ProcessFacts[]) => Promise<unknown>,
 ): Promise<EndReport> {
   const endsAt = performance.now() + limitMs;
@@ -82,7 +86,10 @@ async function untilGone(
   for (let pauseMs = FIRST_PAUSE_MS;; pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)) {
     const found = await process.processes.list();
     const leftMs = Math.max(0, endsAt - performance.now());
-    if (found === undefined) return { isConfirmed: await isClosedWithin(process, leftMs) };
+    if (found === undefined) {
+      const waitMs = isLast ? Math.min(leftMs, LAST_WORDS_MS) : leftMs;
+      return { isConfirmed: await isClosedWithin(process, waitMs) };
+    }
     empty = found.length === 0 ? empty + 1 : 0;
     if (empty === EMPTY_LOOKS) return { isConfirmed: true, processes: [] };
     if (leftMs === 0 && found.length > 0) return { isConfirmed: false, processes: found };
