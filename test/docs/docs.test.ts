@@ -81,7 +81,7 @@ describe("the pages say what the code does:", () => {
   for (
     const [program, commands] of [
       ["dist/sshlock-agent", ["run", "list", "status", "watch", "serve", "doctor", "holder"]],
-      ["dist/sshlock", ["run", "hold", "status"]],
+      ["dist/sshlock", ["run", "hold", "status", "watch", "break"]],
     ] as const
   ) {
     test(`commands.md lists each option of ${program}`, () => {

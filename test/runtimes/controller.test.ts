@@ -13,7 +13,7 @@ import { pathToFileURL } from "node:url";
 import { startAgent, whyNoAgent } from "../support/agent_process.ts";
 import { within } from "../support/events.ts";
 import { startPrivateSshd, whyNoSshd } from "../support/private_sshd.ts";
-import { signalPid } from "../support/processes.ts";
+import { isAlive, signalPid } from "../support/processes.ts";
 import { shellLock } from "../support/shell_lock.ts";
 import { makeTempDir } from "../support/temp_dir.ts";
 
@@ -81,6 +81,47 @@ test("commands: standard input, failure, timeout, streaming", { skip }, async ()
   let text = "";
   await session.exec("echo one; echo two", { onStdout: (chunk) => void (text += chunk) });
   assert.equal(text, "one\ntwo\n");
+});
+
+test("an abort ends a command with its daemons, and a signal reaches it", { skip }, async () => {
+  await using all = await startAll();
+  await using session = await all.connect(all.target);
+  const controller = new AbortController();
+  const reason = new Error("enough");
+  let daemon = 0;
+  const running = session.exec("setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!; sleep 60", {
+    signal: controller.signal,
+    onStdout: (chunk) => {
+      daemon = Number(chunk);
+      controller.abort(reason);
+    },
+  });
+  assert.equal(await within(running.catch((error: unknown) => error)), reason);
+  assert.ok(daemon > 0 && !isAlive(daemon));
+  const ended = await within(session.exec("sleep 60", {
+    check: false,
+    onStart: (command) => void command.signal("INT"),
+  }));
+  assert.equal(ended.signal, "SIGINT");
+});
+
+test("a takeover is told and answered by a release, and a watch shows it", { skip }, async () => {
+  await using all = await startAll();
+  await using session = await all.connect(all.target, { owner: "me/1" });
+  await using other = await all.connect(all.target, { owner: "you/2" });
+  const seen: string[] = [];
+  const watching = (async () => {
+    for await (const { event } of session.watch("deploy")) {
+      seen.push(event);
+      if (event === "takeover") return;
+    }
+  })();
+  const lock = await session.claim("deploy", { onTakeover: () => void lock.release() });
+  const takeover = { reason: "urgent", deadlineMs: 60_000 };
+  await using taken = await within(other.claim("deploy", { takeover }));
+  assert.deepEqual(taken.takenFrom, ["me/1"]);
+  await within(watching);
+  assert.equal(seen[0], "state");
 });
 
 test("a loss is told by the lock's signal, with its first cause", { skip }, async () => {
