@@ -126,10 +126,15 @@ test("a parked lock waits for its owner after the controller is killed", {
   eachLine(child.stdout, (line) => out.push(line));
   const held = JSON.parse(await out.waitFor(() => true));
   await using rival = await host.connect({ owner: "you/2" });
+  let hasBegun = () => {};
+  const began = new Promise<void>((resolve) => hasBegun = resolve);
   const parked = (async () => {
-    for await (const { event } of rival.watch("parked")) if (event === "parked") return;
+    for await (const { event } of rival.watch("parked")) {
+      if (event === "state") hasBegun();
+      if (event === "parked") return;
+    }
   })();
-  // The watch is on before anything happens.
+  await within(began);
   assert.equal((await holderOf(rival, "parked")).state, "held");
   signalPid(child.pid as number, "SIGKILL");
   await within(exit);

@@ -9,6 +9,8 @@ import {
   readHello,
   readId,
   readRequest,
+  readSelection,
+  readSignal,
   readStatus,
 } from "../../protocol/messages.ts";
 import { WireError } from "../../protocol/wire_error.ts";
@@ -29,6 +31,22 @@ test("any JSON value is a request or is refused with invalid-request or bad-para
     const id = readId(message);
     assert.ok(id === null || typeof id === "string" || Number.isFinite(id));
   }));
+});
+
+test("a selection of processes has a pid, a tree and a mark, each of its type", () => {
+  assert.deepEqual(readSelection("signal", {}), {});
+  const whole = { pid: 7, tree: true, mark: "ab12" };
+  assert.deepEqual(readSelection("signal", { ...whole, other: 1 }), whole);
+  assert.deepEqual(readSignal({ signal: "SIGINT", ...whole }).selection, whole);
+  for (
+    const [field, value] of [["pid", 1.5], ["pid", "7"], ["tree", 1], ["mark", 7], ["mark", ""]]
+  ) {
+    const refused = outcomeOf(() => readSelection("signal", { [field as string]: value }));
+    assert.deepEqual([(refused as WireError).code, (refused as WireError).facts], [
+      "bad-params",
+      { field },
+    ]);
+  }
 });
 
 test("an id is text of a bounded length, a finite number, or null", () => {

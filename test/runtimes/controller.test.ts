@@ -109,19 +109,20 @@ test("a takeover is told and answered by a release, and a watch shows it", { ski
   await using all = await startAll();
   await using session = await all.connect(all.target, { owner: "me/1" });
   await using other = await all.connect(all.target, { owner: "you/2" });
-  const seen: string[] = [];
+  let hasBegun = () => {};
+  const began = new Promise<void>((resolve) => hasBegun = resolve);
   const watching = (async () => {
     for await (const { event } of session.watch("deploy")) {
-      seen.push(event);
+      if (event === "state") hasBegun();
       if (event === "takeover") return;
     }
   })();
+  await within(began);
   const lock = await session.claim("deploy", { onTakeover: () => void lock.release() });
   const takeover = { reason: "urgent", deadlineMs: 60_000 };
   await using taken = await within(other.claim("deploy", { takeover }));
   assert.deepEqual(taken.takenFrom, ["me/1"]);
   await within(watching);
-  assert.equal(seen[0], "state");
 });
 
 test("a loss is told by the lock's signal, with its first cause", { skip }, async () => {
