@@ -14,8 +14,12 @@ import type { AgentConfig } from "./config.ts";
 /** Descriptors kept for the log, /proc, records and a new spare. */
 const RESERVED_DESCRIPTORS = 64;
 
-/** Descriptors of one claim: the lock file, the holder's socket, the runtime's pidfd of the holder. */
+/**
+ * Descriptors of one claim: the lock file, the holder's socket, the runtime's pidfd of the holder. Once
+ * it is granted, the holder's socket is closed.
+ */
 const DESCRIPTORS_PER_CLAIM = 3;
+const DESCRIPTORS_PER_GRANT = 2;
 
 /** How many a user may have. */
 export type UserLimits = Pick<AgentConfig, "maxConnectionsPerUser" | "maxClaimsPerUser">;
@@ -69,12 +73,26 @@ export class Limits {
   }
 
   /**
-   * Counts the end of a claim or of the lock that came of it.
+   * Counts the end of a claim that was not granted.
    *
    * @param uid The user who claimed.
    */
   removeClaim(uid: number): void {
     this.#remove(this.#claims, uid, DESCRIPTORS_PER_CLAIM);
+  }
+
+  /** Counts that a claim was granted: it stays one of its user's, and takes less. */
+  claimGranted(): void {
+    this.#descriptors -= DESCRIPTORS_PER_CLAIM - DESCRIPTORS_PER_GRANT;
+  }
+
+  /**
+   * Counts the end of what a granted claim gave.
+   *
+   * @param uid The user who claimed.
+   */
+  removeGrant(uid: number): void {
+    this.#remove(this.#claims, uid, DESCRIPTORS_PER_GRANT);
   }
 
   /** Whether one more descriptor may be opened for something that can also do without; it is counted. */

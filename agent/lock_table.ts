@@ -287,6 +287,7 @@ export class LockTable {
     for (const [index, { purpose, onEnd, graceMs, parkMs }] of partsOfRecord(record).entries()) {
       const claimant = claimants[index]!;
       this.#parts.limits.addClaim(claimant.record.peer.uid);
+      this.#parts.limits.claimGranted();
       ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs, parkMs });
       this.#index(claimant).add(entry);
     }
@@ -539,6 +540,7 @@ export class LockTable {
     how: { joined?: true; unparked?: true },
   ): void {
     claim.settle();
+    this.#parts.limits.claimGranted();
     const { waitedMs, takeover } = claim;
     const takenFrom = [...takeover?.askedOwners ?? []];
     const extra = takenFrom.length === 0 ? how : { ...how, takenFrom };
@@ -666,7 +668,7 @@ export class LockTable {
     const { grant, timer } = ownership.parked!;
     clearTimeout(timer);
     ownership.parked = undefined;
-    limits.removeClaim(grant.claimant.peer.uid);
+    limits.removeGrant(grant.claimant.peer.uid);
     remove(entry.queue, claim);
     // It may stand in the kernel's queue for the lock that it has now.
     if (entry.attempt === claim) claim.holder?.kill();
@@ -686,7 +688,7 @@ export class LockTable {
     ownership.parked = undefined;
     const entry = this.#entryOf(name);
     this.#free(entry, ownership);
-    this.#parts.limits.removeClaim(claimant.peer.uid);
+    this.#parts.limits.removeGrant(claimant.peer.uid);
     this.#parts.log("park-ended", { ...facts, detail });
     this.#announce("park-over", claimant, entry);
     this.#pump(entry);
@@ -707,6 +709,7 @@ export class LockTable {
         ownership.holder = holder;
         holder.onDeath = () => void this.#replaceHolder(entry, ownership);
         this.#record(entry);
+        if (outlivesAgent) holder.untie();
         log("holder-replaced", eventFacts(partsOf(ownership)[0]!));
         return pool.refill();
       }
@@ -746,7 +749,7 @@ export class LockTable {
     const isLast = ownership.grants.length === 0;
     if (isLast) this.#free(entry, ownership);
     else this.#recordLater(entry.name);
-    this.#parts.limits.removeClaim(claimant.peer.uid);
+    this.#parts.limits.removeGrant(claimant.peer.uid);
     this.#parts.log("lock-ended", {
       ...eventFacts(grant),
       how,
