@@ -1,22 +1,20 @@
 // Measures what docs/architecture.md promises of speed and size, as ratios made in one run on one machine.
 //
-//     npm run bench [-- --json]
+//     npm run bench [-- --json] [-- --only REGEX]
+//
+// --only measures the parts whose names match, such as "claims" or "bounds".
+
+import { parseArgs } from "node:util";
 
 import { complain, say } from "../build/output.ts";
 import { whyNoAgent } from "../test/support/agent_process.ts";
 import { requires } from "../test/support/requires.ts";
-import { measureClaims } from "./claims.ts";
-import { measureCommands } from "./commands.ts";
-import { measureHandover } from "./handover.ts";
 import { describeMachine } from "./machine.ts";
-import { isMet, ratioOf, renderReport, residentFacts, type Row } from "./report.ts";
-import { measureResidents } from "./resident.ts";
-import type { Times } from "./sampling.ts";
+import { type Part, PARTS } from "./parts.ts";
+import { isMet, ratioOf, renderReport } from "./report.ts";
 import { makeWorld, type World } from "./world.ts";
 
-/** How often each thing is measured: enough for a 99th percentile, in a minute and a half in all. */
-const ROUNDS = { claims: 500, handover: 500, commands: 150 };
-
+const only = readOnly();
 const isJson = process.argv.includes("--json");
 const stop = new AbortController();
 for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
@@ -39,69 +37,28 @@ try {
 
 async function measureAll(world: World): Promise<void> {
   const machine = describeMachine();
-  const { signal } = stop;
-  tell("claims over SSH");
-  const claims = await measureClaims(world, ROUNDS.claims, signal);
-  tell("handover");
-  const handover = await measureHandover(world, ROUNDS.handover, signal);
-  tell("commands");
-  const commands = await measureCommands(world, ROUNDS.commands, signal);
-  tell("an idle agent and a held lock");
-  const residents = await measureResidents(world, cleanUp, signal);
-  const rows = makeRows(claims, handover, commands);
-  const facts = residentFacts(residents);
-  if (isJson) {
-    const judged = rows.map((row) => ({ ...row, ratio: ratioOf(row), isMet: isMet(row) }));
-    const times = { claims, handover, commands };
-    return say(JSON.stringify({ machine, rows: judged, facts, residents, times }, null, 2));
+  const parts: Part[] = [];
+  for (const [name, measure] of PARTS) {
+    if (!only.test(name)) continue;
+    tell(name);
+    parts.push(await measure(world, stop.signal, cleanUp));
   }
-  const notes = [
-    `a later claim on the same channel: p50 ${ms(claims.again)}, p99 ${ms(claims.again, 99)}`,
-    `a request and its answer at the agent's socket (part of each grant): p50 ${ms(handover.ping)}`,
-    `starting /bin/true, which is part of each command above: p50 ${ms(commands.true)}`,
-  ];
-  say(renderReport(machine, rows, facts, notes));
+  if (parts.length === 0) throw new Error(`Cannot measure: no part has a name like ${only.source}`);
+  const rows = parts.flatMap((part) => part.rows ?? []);
+  const facts = parts.flatMap((part) => part.facts ?? []);
+  const notes = parts.flatMap((part) => part.notes ?? []);
+  if (!isJson) return say(renderReport(machine, rows, facts, notes));
+  const judged = rows.map((row) => ({ ...row, ratio: ratioOf(row), isMet: isMet(row) }));
+  const times = Object.assign({}, ...parts.map((part) => part.times ?? {}));
+  const residents = parts.find((part) => part.residents !== undefined)?.residents;
+  say(JSON.stringify({ machine, rows: judged, facts, residents, times }, null, 2));
 }
 
-function makeRows(
-  claims: Awaited<ReturnType<typeof measureClaims>>,
-  handover: Awaited<ReturnType<typeof measureHandover>>,
-  commands: Awaited<ReturnType<typeof measureCommands>>,
-): Row[] {
-  const { shell, claim, echo, contended } = claims;
-  const row = (
-    [what, ours]: [string, Times],
-    [against, theirs]: [string, Times],
-    direction: Row["direction"],
-    goal: number,
-  ): Row => ({ what, against, ours, theirs, direction, goal });
-  return [
-    row(
-      ["claim on an open connection", claim],
-      ["shell protocol over the same", shell],
-      "faster",
-      5,
-    ),
-    row(["claim on an open connection", claim], ["echo over a fresh channel", echo], "slower", 2.5),
-    row(["contended answer", contended], ["echo over a fresh channel", echo], "slower", 1.3),
-    row(
-      ["release to next grant", handover.grant],
-      ["flock(2) handover", handover.flock],
-      "slower",
-      3,
-    ),
-    row(
-      ["sshlock-agent run NAME true", commands.run],
-      ["flock FILE true", commands.flock],
-      "slower",
-      8,
-    ),
-    row(["sshlock-agent version", commands.version], ["bash -c :", commands.bash], "slower", 5),
-  ];
-}
-
-function ms(times: Times, percentile: 50 | 99 = 50): string {
-  return `${(percentile === 50 ? times.p50Ms : times.p99Ms).toFixed(3)} ms`;
+function readOnly(): RegExp {
+  const { values } = parseArgs({
+    options: { only: { type: "string" }, json: { type: "boolean" } },
+  });
+  return new RegExp(values.only ?? "");
 }
 
 function aborted(signal: AbortSignal): Promise<never> {

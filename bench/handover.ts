@@ -31,6 +31,9 @@ export async function measureHandover(
       signal,
     );
   } finally {
+    // A local session that ends with a lock takes its process's children along: here, the world.
+    const releases = clients.map((client) => client.request("release", { name: "handover" }));
+    await Promise.allSettled(releases);
     await Promise.all(clients.map((client) => client.close()));
   }
 }
@@ -38,7 +41,7 @@ export async function measureHandover(
 /** From just before one process lets the lock go until the other one has it. */
 async function passFlock([next, holder]: [Peer, Peer]): Promise<number> {
   const locked = next.ask("lock");
-  await until(() => waitsForLock(next.pid), { what: "a process that waits for the lock" });
+  await until(() => next.waits(), { what: "a process that waits for the lock" });
   const [from, to] = [await holder.ask("unlock"), await locked];
   return Number(to - from) / 1e6;
 }
@@ -69,18 +72,28 @@ async function greet({ agent }: World, owner: string): Promise<RpcClient> {
   return client;
 }
 
-interface Peer {
+/** A process that locks a file with flock(2) when it is told to. */
+export interface Peer {
   readonly pid: number;
   /** Returns the time that it answers with. */
   ask(what: "lock" | "unlock"): Promise<bigint>;
+  /** Whether the kernel has it in the queue of a lock. */
+  waits(): boolean;
 }
 
-async function startPeer(world: World, file: string): Promise<Peer> {
+/**
+ * Starts a process that locks a file.
+ *
+ * @param file The file; it is made where it is missing.
+ */
+export async function startPeer(world: World, file: string): Promise<Peer> {
   const child: ChildProcess = await world.start("flock_peer.ts", [file]);
   const answers = new EventLog<bigint>();
   eachLine(child.stdout as NodeJS.ReadableStream, (line) => answers.push(BigInt(line)));
+  const pid = child.pid as number;
   return {
-    pid: child.pid as number,
+    pid,
+    waits: () => waitsForLock(pid),
     ask: (what) => {
       const from = answers.all.length;
       child.stdin?.write(`${what}\n`);

@@ -60,9 +60,9 @@ export function renderReport(
     `commit ${machine.commit}, agent ${machine.agent}, load ${machine.load}`,
     `node ${machine.node}, bun ${machine.bun}, ssh2 ${machine.ssh2}`,
     "",
-    line("milliseconds", "p50", "p99", "ratio", "goal", ""),
+    ...(rows.length === 0 ? [] : [line("milliseconds", "p50", "p99", "ratio", "goal", "")]),
     ...rows.flatMap((row) => renderRow(row)),
-    "",
+    ...(rows.length === 0 ? [] : [""]),
     ...facts.map(({ what, found, goal, isMet }) =>
       `${what.padEnd(38)}${found.padStart(16)}${goal.padStart(13)}${verdict(isMet)}`
     ),
