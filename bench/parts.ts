@@ -1,3 +1,4 @@
+import { listPids } from "../agent/proc.ts";
 import { boundFacts, measureBounds } from "./bounds.ts";
 import { measureClaims } from "./claims.ts";
 import { measureCommands } from "./commands.ts";
@@ -73,7 +74,12 @@ export const PARTS: [name: string, measure: Measure][] = [
   }],
   ["bounds", async (world, signal, cleanUp) => {
     const times = await measureBounds(world, ROUNDS.bounds, cleanUp, signal);
-    return { times, facts: boundFacts(times) };
+    const processes = listPids().length;
+    return {
+      times,
+      facts: boundFacts(times),
+      notes: [`each end of a session took two looks through the host's ${processes} processes`],
+    };
   }],
   ["an idle agent and a held lock", async (world, signal, cleanUp) => {
     const residents = await measureResidents(world, cleanUp, signal);
