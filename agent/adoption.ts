@@ -8,21 +8,19 @@
  * @module
  */
 
-import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
 import { AdoptedHolder } from "./adopted_holder.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import { LOCK_FD } from "./holder/order.ts";
-import { closeDescriptor, copyDescriptor, openPidfd } from "./libc.ts";
 import type { LockFile } from "./lock_file.ts";
+import { copyLockFile } from "./lock_file_copy.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import {
   isAlive,
   listDescriptors,
   listPids,
-  type ProcessId,
   readBootId,
   readCommand,
   readPidNamespace,
@@ -97,33 +95,6 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
   );
   parts.table.adopt(name, record, file, new AdoptedHolder(record.holder, parts.holders), claimants);
   return false;
-}
-
-/**
- * The very open file description that the holder has; opening the path anew would make another.
- *
- * @returns `undefined` where the process is gone or is no holder of this lock.
- * @throws {ErrnoError} It is, and it is not ours to ask.
- */
-function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
-  const pidfd = openPidfd(holder.pid);
-  if (pidfd === undefined) return undefined;
-  try {
-    if (!isAlive(holder) || !hasLock(holder.pid, path)) return undefined;
-    const fd = copyDescriptor(pidfd, LOCK_FD);
-    const { dev, ino } = statSync(`/proc/self/fd/${fd}`);
-    return { path, fd, device: dev, inode: ino, close: () => closeDescriptor(fd) };
-  } finally {
-    closeDescriptor(pidfd);
-  }
-}
-
-/** The path may have been unlinked meanwhile; then the link says so, and the lock is lost anyway. */
-function hasLock(pid: number, path: string): boolean {
-  const target = listDescriptors(pid)?.find(([fd]) => fd === LOCK_FD)?.[1];
-  if (target !== path) return false;
-  const info = readFileSync(`/proc/${pid}/fdinfo/${LOCK_FD}`, "latin1");
-  return /^lock:.*FLOCK/m.test(info);
 }
 
 function dropRecord(records: Records, name: string, record: LockRecord | undefined): void {

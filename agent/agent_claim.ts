@@ -6,10 +6,17 @@
 
 import { performance } from "node:perf_hooks";
 import { PROTOCOL_VERSION, SILENCE_MS } from "../protocol/limits.ts";
-import type { ClaimParams, ClaimResult, HelloResult, LostParams } from "../protocol/messages.ts";
+import type {
+  ClaimParams,
+  ClaimResult,
+  HelloResult,
+  LostParams,
+  TakeoverNotice,
+} from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { AgentClient, connectToAgent } from "./client.ts";
+import type { ProcessId } from "./proc.ts";
 
 /** Pause between two tries to reach an agent that is being restarted, in milliseconds. */
 const RESUME_AGAIN_MS = 50;
@@ -20,8 +27,24 @@ export interface HeldLock {
   readonly token: number;
   /** The identity it is held under. */
   readonly owner: string;
+  /** Whether it is shared. */
+  readonly shared: boolean;
+  /** Id of the session that has it: the mark of its command's processes. */
+  readonly session: string;
+  /** This process, where it has the lock without an agent. */
+  readonly run: ProcessId | undefined;
+  /** Pids below this process that are no part of the command. */
+  readonly spared: ReadonlySet<number>;
   /** Called once when the lock is lost. */
   onLost: ((loss: LostParams) => void) | undefined;
+  /** Called when another asks for the lock. */
+  onTakeover: ((notice: TakeoverNotice) => void) | undefined;
+  /**
+   * Tells of the command's process.
+   *
+   * @param pid The process.
+   */
+  started(pid: number): void;
   /** Gives the lock back. */
   release(): Promise<void>;
 }
@@ -44,12 +67,15 @@ export async function claimFromAgent(
   sockets: string[],
   owner: string,
   claim: ClaimParams,
-): Promise<HeldLock> {
+): Promise<AgentLock> {
   const lock = new AgentLock(client, { sockets, name: claim.name, owner });
   const greeted = sayHello(client, { owner });
   const granted = client.request<ClaimResult>("claim", claim);
-  const [{ session }, { token }] = await Promise.all([greeted, granted]);
+  const [{ session }, { token, shared, joined }] = await Promise.all([greeted, granted]);
   lock.token = token;
+  lock.shared = shared;
+  lock.isJoined = joined === true;
+  lock.session = session.id;
   lock.secret = session.secret;
   return lock;
 }
@@ -73,8 +99,15 @@ interface AgentLockFacts {
   owner: string;
 }
 
-class AgentLock implements HeldLock {
+/** A lock that the agent has granted to this process. */
+export class AgentLock implements HeldLock {
   token = 0;
+  shared = false;
+  session = "";
+  /** Whether another session of the same owner had it already. */
+  isJoined = false;
+  readonly run = undefined;
+  readonly spared: ReadonlySet<number> = new Set();
   /** What the session is resumed with; unknown until the lock is granted. */
   secret: string | undefined;
   readonly #facts: AgentLockFacts;
@@ -82,6 +115,8 @@ class AgentLock implements HeldLock {
   #isReleased = false;
   #resuming: Promise<void> | undefined;
   #loss: LostParams | undefined;
+  #onTakeover: ((notice: TakeoverNotice) => void) | undefined;
+  readonly #notices: TakeoverNotice[] = [];
   #onLost: ((loss: LostParams) => void) | undefined;
 
   constructor(client: AgentClient, facts: AgentLockFacts) {
@@ -104,6 +139,18 @@ class AgentLock implements HeldLock {
     if (this.#loss !== undefined) listener?.(this.#loss);
   }
 
+  started(): void {/* the agent finds it by the session's mark */}
+
+  get onTakeover(): ((notice: TakeoverNotice) => void) | undefined {
+    return this.#onTakeover;
+  }
+
+  /** Like a loss it may come before anyone listens. */
+  set onTakeover(listener: ((notice: TakeoverNotice) => void) | undefined) {
+    this.#onTakeover = listener;
+    for (const notice of this.#notices.splice(0)) listener?.(notice);
+  }
+
   async release(): Promise<void> {
     this.#isReleased = true;
     this.#onLost = undefined;
@@ -117,6 +164,7 @@ class AgentLock implements HeldLock {
     this.#client = client;
     client.onNotification = (method, params) => {
       if (method === "lost") this.#lose(params as LostParams);
+      if (method === "takeover") this.#tell(params as TakeoverNotice);
     };
     client.onClose = () => {
       this.#resuming = this.#resume();
@@ -146,6 +194,11 @@ class AgentLock implements HeldLock {
     const { token } = this;
     const detail = `the agent has closed the connection, and ${why}`;
     if (!this.#isReleased) this.#lose({ name, token, reason: "session-ended", detail });
+  }
+
+  #tell(notice: TakeoverNotice): void {
+    if (this.#onTakeover === undefined) this.#notices.push(notice);
+    else this.#onTakeover(notice);
   }
 
   #lose(loss: LostParams): void {

@@ -118,6 +118,11 @@ export class HolderProcess implements Holder {
     });
   }
 
+  /** The descriptor of this end of its socket: a tied holder lives as long as anybody has it. */
+  get link(): number {
+    return this.#socket === undefined ? -1 : descriptorOf(this.#socket);
+  }
+
   /**
    * Lets a holder that was tied to this process outlive it, and closes the link: nothing more is said
    * on it, and the process's end is told by its exit. That is a descriptor less for each held lock.

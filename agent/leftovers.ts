@@ -12,6 +12,8 @@ import { NextRun } from "./next_run.ts";
 import { isDead, type ProcessId, type ProcessStat } from "./proc.ts";
 import { ProcessScan, readAuditSession, readScope } from "./process_scan.ts";
 
+export { SESSION_VARIABLE } from "./process_scan.ts";
+
 // What a process calls itself must not write to the terminal of who looks at it.
 // deno-lint-ignore no-control-regex
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]/g;

@@ -20,6 +20,10 @@ const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
 const SYS_PIDFD_GETFD = 438;
 
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0x800;
+
 const ESRCH = 3;
 const EINTR = 4;
 const EAGAIN = 11;
@@ -99,6 +103,7 @@ interface Symbols {
   syscall(number: number, a: number, b: number, c: number, d: number): number | bigint;
   poll(entries: Uint8Array, count: number, timeoutMs: number): number;
   close(fd: number): number;
+  fcntl(fd: number, command: number, value: number): number;
   errno(): number;
   addressOf(bytes: Uint8Array): bigint;
 }
@@ -283,6 +288,23 @@ export function closeDescriptor(fd: number): void {
   symbols().close(fd);
 }
 
+/**
+ * Makes reads and writes of an open file description return at once, for everybody who has it.
+ *
+ * A runtime whose own descriptor was given to a child needs it: Deno makes what it gives away block.
+ *
+ * @param fd A descriptor of it.
+ * @throws {ErrnoError} `EBADF` when it is closed.
+ * @see fcntl(2), F_SETFL
+ */
+export function setNonBlocking(fd: number): void {
+  const libc = symbols();
+  const flags = libc.fcntl(fd, F_GETFL, 0);
+  if (flags < 0 || libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+    throw new ErrnoError("fcntl", libc.errno());
+  }
+}
+
 /** struct cmsghdr (length, level, type) with one int, padded to the next 8 bytes. */
 function controlMessage(fd: number): Uint8Array {
   const control = new Uint8Array(new ArrayBuffer(24));
@@ -341,6 +363,7 @@ function openWithDeno(name: string): Symbols {
     syscall: { parameters: ["isize", "isize", "isize", "isize", "isize"], result: "isize" },
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
+    fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     __errno_location: { parameters: [], result: "pointer" },
   }).symbols;
   return {
@@ -350,6 +373,7 @@ function openWithDeno(name: string): Symbols {
     syscall: library.syscall!,
     poll: library.poll!,
     close: library.close!,
+    fcntl: library.fcntl!,
     errno: () => new UnsafePointerView(library.__errno_location!()).getInt32(),
     addressOf: (bytes) => BigInt(UnsafePointer.value(UnsafePointer.of(bytes))),
   } as Symbols;
@@ -380,6 +404,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       syscall: { args: ["i64", "i64", "i64", "i64", "i64"], returns: "i64_fast" },
       poll: { args: ["ptr", "u64", "i32"], returns: "i32" },
       close: { args: ["i32"], returns: "i32" },
+      fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
       __errno_location: { args: [], returns: "ptr" },
     }).symbols;
     return {
@@ -389,6 +414,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       syscall: library.syscall!,
       poll: library.poll!,
       close: library.close!,
+      fcntl: library.fcntl!,
       errno: () => read.i32(library.__errno_location!(), 0),
       addressOf: (bytes) => BigInt(ptr(bytes)),
     } as Symbols;

@@ -762,7 +762,14 @@ export class LockTable {
   }
 
   #free(entry: LockEntry, ownership: Ownership): void {
-    unlock(ownership.file, ownership.holder);
+    const { file, holder } = ownership;
+    if (this.#parts.outlivesAgent) {
+      unlock(file, holder);
+    } else {
+      // A `run` inside one without an agent may have joined with a descriptor of its own.
+      holder.kill();
+      file.close();
+    }
     remove(entry.ownerships, ownership);
     if (--this.#ownershipCount === 0) this.onHolding?.(false);
     this.#recordLater(entry.name);

@@ -20,6 +20,14 @@ const NO_AUDIT_SESSION = 4_294_967_295;
 /** From OpenSSH 9.8 on the part of sshd that serves one session is a program of its own. */
 export const SSHD_NAMES: readonly string[] = ["sshd", "sshd-session"];
 
+/**
+ * The variable that the processes of a local program's session have: the ids of all sessions that
+ * they belong to, the outermost first, with colons between them.
+ *
+ * Not the token: sessions that join a lock share that, and the end of one would be the end of all.
+ */
+export const SESSION_VARIABLE = "SSHLOCK_SESSION";
+
 /** The processes of the host at one time, but for those that belong to no session. */
 export class ProcessScan {
   readonly #processes: ReadonlyMap<number, ProcessStat>;
@@ -103,7 +111,7 @@ export class ProcessScan {
   ): Promise<ProcessStat[]> {
     const index = await this.#indexBy(
       `${uid} ${name}`,
-      (stat) => this.#uidOf(stat) === uid ? readEnvironments(stat, name) : [],
+      (stat) => this.#uidOf(stat) === uid ? valuesOf(name, readEnvironments(stat, name)) : [],
     );
     return index.get(value) ?? [];
   }
@@ -175,6 +183,11 @@ export function readScope(pid: number): string | undefined {
 export function readAuditSession(pid: number): number | undefined {
   const id = Number(readText(pid, "sessionid") || NO_AUDIT_SESSION);
   return id === NO_AUDIT_SESSION ? undefined : id;
+}
+
+/** One that lists sessions stands for each of them. */
+function valuesOf(variable: string, values: (string | undefined)[]): (string | undefined)[] {
+  return variable === SESSION_VARIABLE ? values.flatMap((value) => value?.split(":")) : values;
 }
 
 function readText(pid: number, file: string): string {

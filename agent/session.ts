@@ -17,13 +17,13 @@ import type {
 import { clearLeftovers } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import type { ExitWatch } from "./exit_watch.ts";
-import type { LeftoverSearch, SessionMarks } from "./leftovers.ts";
+import { type LeftoverSearch, SESSION_VARIABLE, type SessionMarks } from "./leftovers.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import type { Claimant, EndCause } from "./ownership.ts";
 import type { Peer } from "./peer.ts";
 import type { SessionRecord } from "./records.ts";
-import { findRoot, identifySshSession, type SessionKind, TOKEN_VARIABLE } from "./session_root.ts";
+import { findRoot, identifySshSession, type SessionKind } from "./session_root.ts";
 import type { Listened, SilenceWatch } from "./silence.ts";
 
 /** Pause before a clean-up that failed is tried again, in milliseconds. */
@@ -103,7 +103,7 @@ export class Session implements Claimant, Listened {
     this.#secretHash = record.secretHash;
     this.#marks = record.marks;
     this.#outlet = outlet;
-    // What a local program started is known by ancestry while it lives, and by its token after.
+    // What a local program started is known by ancestry while it lives, and by the session's id after.
     this.#isIdentified = record.kind === "process";
   }
 
@@ -221,10 +221,10 @@ export class Session implements Claimant, Listened {
   }
 
   /** Called before a grant is recorded: from then on another connection may resume the session. */
-  onGranted(token: number): void {
+  onGranted(): void {
     this.#parts.sessions.set(this.#secretHash, this);
     if (this.kind === "process") {
-      this.#marks = { ...this.#marks, variable: { name: TOKEN_VARIABLE, value: `${token}` } };
+      this.#marks = { ...this.#marks, variable: { name: SESSION_VARIABLE, value: this.id } };
     }
   }
 

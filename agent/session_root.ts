@@ -12,9 +12,6 @@ import type { ProcessId } from "./proc.ts";
 /** Which process a session is: the SSH session that its peer belongs to, or the peer itself. */
 export type SessionKind = "ssh" | "process";
 
-/** The variable that `run` gives its command, and by which its processes are known. */
-export const TOKEN_VARIABLE = "SSHLOCK_TOKEN";
-
 /** SSH sessions that are remembered; one of them opens many channels. */
 const MAX_REMEMBERED = 1_000;
 

@@ -10,6 +10,8 @@ import type { Socket } from "node:net";
 import { resolve } from "node:path";
 import process from "node:process";
 import { connectToAgent } from "../client.ts";
+import { environmentOutside } from "../nesting.ts";
+import { ownCommand } from "../own_command.ts";
 import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
 import { CommandError, EXIT } from "./exit_codes.ts";
 
@@ -58,7 +60,8 @@ async function startAgentFor(options: PathOptions, reason: string): Promise<Sock
       stdio: "ignore",
       detached: true,
       cwd: "/",
-      env: agentEnvironment(),
+      // Not this session's: with its marks the agent would end as one of its processes.
+      env: { ...environmentOutside(process.env), ...QUIET_RUNTIME },
     },
   );
   agent.on("error", () => {/* seen below as an agent that does not listen */});
@@ -72,21 +75,6 @@ async function startAgentFor(options: PathOptions, reason: string): Promise<Sock
   throw new CommandError(`Cannot reach an agent: ${reason}; none could be started on ${socket}`, {
     hint: "sshlock-agent serve shows why",
   });
-}
-
-/** Not the SSH session's: with its marks the agent would end with the session as one of its processes. */
-function agentEnvironment(): NodeJS.ProcessEnv {
-  const own = Object.entries(process.env).filter(([name]) => !name.startsWith("SSH_"));
-  return { ...Object.fromEntries(own), ...QUIET_RUNTIME };
-}
-
-/** The command that this process was started with: the binary, or a runtime with the bundle. */
-function ownCommand(): string[] {
-  const { execPath, argv } = process;
-  const name = execPath.split("/").at(-1)!;
-  if (name.startsWith("deno")) return [execPath, "run", "-A", argv[1]!];
-  if (name.startsWith("bun")) return [execPath, argv[1]!];
-  return [execPath];
 }
 
 /** Absolute, because the agent is started elsewhere. */

@@ -32,6 +32,10 @@ async function dispatch(args: string[]): Promise<number> {
   const [command, ...rest] = before.operands;
   const placed = args.slice(0, args.length - before.operands.length);
   if (command === "run") return await dispatchRun([...placed, ...rest]);
+  if (command === "keep") {
+    const { keepLock } = await import("./keep.ts");
+    return await keepLock(rest);
+  }
   const serve = command === "serve" ? parseServe([...placed, ...rest]) : undefined;
   if (serve !== undefined) {
     const { runServe } = await import("./serve.ts");

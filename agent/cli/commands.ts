@@ -240,7 +240,17 @@ function describeRun(yargs: Argv): Argv {
     })
     .option("owner", { type: "string", requiresArg: true, describe: "identity of the claim" })
     .option("why", { type: "string", requiresArg: true, describe: "purpose, for who is refused" })
-    .conflicts("nonblock", "wait")
+    .option("takeover", {
+      type: "string",
+      requiresArg: true,
+      describe: "ask whoever has it to let it go, and say why",
+    })
+    .option("takeover-deadline", {
+      type: "string",
+      requiresArg: true,
+      describe: "how long they have; then it is forced, if you may; default: 10s",
+    })
+    .conflicts("nonblock", ["wait", "takeover"])
     .example("$0 run -n deploy ./deploy.sh", "fail at once if it runs already")
     .example("$0 run -w 30s db -- pg_dump -f x", "wait for 30 s at most");
 }

@@ -4,35 +4,16 @@
  * @module
  */
 
-import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { constants, hostname } from "node:os";
-import process from "node:process";
-import {
-  type ClaimParams,
-  type ContendedFacts,
-  describeHolder,
-  describeMs,
-  type LostParams,
-} from "../../protocol/messages.ts";
-import { MAX_WAIT_MS } from "../../protocol/limits.ts";
+import { type ContendedFacts, describeHolder, describeMs } from "../../protocol/messages.ts";
 import { WireError } from "../../protocol/wire_error.ts";
 import type { HeldLock } from "../agent_claim.ts";
 import { printError } from "../output.ts";
-import { type AgentPaths, clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
-import { userName } from "../users.ts";
-import { parseDuration } from "./durations.ts";
-import { CommandError, EXIT } from "./exit_codes.ts";
+import type { PathOptions } from "../paths.ts";
+import { runCommand } from "./command.ts";
+import { CommandError } from "./exit_codes.ts";
+import { readInheritance } from "./inherited.ts";
 import { checkName } from "./status.ts";
-
-/** Time between TERM and KILL for a command whose lock was lost, in milliseconds. */
-const GRACE_MS = 5_000;
-
-/** Signals that end this program are the command's to handle. */
-const PASSED_ON = ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const;
-
-/** The terminal sends these to the command itself; here they only must not end the wait for it. */
-const IGNORED = ["SIGINT", "SIGQUIT"] as const;
+import { takeLock } from "./take_lock.ts";
 
 /** Options of `run`. */
 export interface RunOptions {
@@ -50,19 +31,24 @@ export interface RunOptions {
   owner: string | undefined;
   /** What the lock is for. */
   purpose: string | undefined;
+  /** Why whoever has the lock is to let it go; absent: they are not asked. */
+  takeover: string | undefined;
+  /** The time they are given. */
+  takeoverDeadline: string | undefined;
 }
 
 /**
  * Runs a command while the lock is held, and gives the lock back when it has ended.
  *
- * The lock is claimed from the agent; where none runs, this process takes it itself, and the kernel
- * frees it with this process.
+ * The lock is claimed from the agent; where none runs, this process takes it itself. Inside a `run`
+ * of the same lock it joins that one.
  *
  * @param options Where agent and locks are.
  * @param run What to run under which lock.
  * @returns The command's own exit code, 128 + N after signal N, or one of `EXIT`.
  */
 export async function runUnderLock(options: PathOptions, run: RunOptions): Promise<number> {
+  const inheritance = readInheritance();
   checkName(run.name);
   if (!isExitCode(run.conflictExitCode)) {
     throw new CommandError(`Cannot use --conflict-exit-code: it is no number from 0 to 255`);
@@ -75,44 +61,10 @@ export async function runUnderLock(options: PathOptions, run: RunOptions): Promi
     throw error;
   }
   try {
-    return await runCommand(lock, run);
+    return await runCommand(lock, run.name, run.command, inheritance);
   } finally {
     await lock.release();
   }
-}
-
-async function takeLock(options: PathOptions, run: RunOptions): Promise<HeldLock> {
-  const { name, shared, purpose } = run;
-  const waitMs = run.wait === undefined ? MAX_WAIT_MS : parseDuration(run.wait, "--wait");
-  const uid = process.getuid!();
-  const owner = run.owner ?? `${userName(uid) ?? uid}@${hostname()}/${process.pid}`;
-  const claim = { name, shared, waitMs, purpose };
-  const sockets = clientSockets(options).filter((path) => existsSync(path));
-  return await claimFromRunningAgent(sockets, owner, claim) ??
-    await claimAlone(resolvePaths(options), owner, claim);
-}
-
-/** Without a socket there is no agent, and the program's network part need not be loaded. */
-async function claimFromRunningAgent(
-  sockets: string[],
-  owner: string,
-  claim: ClaimParams,
-): Promise<HeldLock | undefined> {
-  if (sockets.length === 0) return undefined;
-  const { AgentClient, connectToAgent } = await import("../client.ts");
-  const connection = await connectToAgent(sockets);
-  if (connection.kind === "absent") return undefined;
-  const { claimFromAgent } = await import("../agent_claim.ts");
-  return await claimFromAgent(new AgentClient(connection.socket), sockets, owner, claim);
-}
-
-async function claimAlone(
-  paths: AgentPaths,
-  owner: string,
-  claim: ClaimParams,
-): Promise<HeldLock> {
-  const { claimHere } = await import("../local_claim.ts");
-  return await claimHere(paths, owner, claim);
 }
 
 function refuse({ name, conflictExitCode }: RunOptions, error: WireError): number {
@@ -120,84 +72,6 @@ function refuse({ name, conflictExitCode }: RunOptions, error: WireError): numbe
   const waited = waitedMs > 0 ? ` after ${describeMs(waitedMs)}` : "";
   printError(`Cannot claim "${name}"${waited}: ${describeHolder(holder)}`);
   return conflictExitCode;
-}
-
-async function runCommand(lock: HeldLock, run: RunOptions): Promise<number> {
-  const [program, ...args] = run.command;
-  // Before the command starts: from its first moment on, its signals are its own.
-  const passing = passSignals();
-  const child = spawn(program!, args, {
-    stdio: "inherit",
-    env: {
-      ...process.env,
-      SSHLOCK_NAME: run.name,
-      SSHLOCK_TOKEN: String(lock.token),
-      SSHLOCK_OWNER: lock.owner,
-    },
-  });
-  passing.to(child);
-  let lost: LostParams | undefined;
-  lock.onLost = (loss) => {
-    lost ??= loss;
-    endForLoss(child, loss);
-  };
-  try {
-    const code = await exitCodeOf(child, program!);
-    return lost === undefined ? code : EXIT.lost;
-  } finally {
-    passing.stop();
-  }
-}
-
-function endForLoss(child: ChildProcess, { name, detail }: LostParams): void {
-  printError(`Lost lock "${name}": ${detail}; ending the command`);
-  sendTo(child, "SIGTERM");
-  setTimeout(() => sendTo(child, "SIGKILL"), GRACE_MS).unref();
-}
-
-function exitCodeOf(child: ChildProcess, program: string): Promise<number> {
-  return new Promise((resolve) => {
-    child.on("exit", (code, signal) => resolve(code ?? 128 + constants.signals[signal!]));
-    child.on("error", (error: NodeJS.ErrnoException) => {
-      if (child.pid !== undefined) return;
-      const isMissing = error.code === "ENOENT";
-      const state = isMissing ? "no such command" : error.message;
-      printError(`Cannot run ${program}: ${state}`);
-      resolve(isMissing ? EXIT.notFound : EXIT.notExecutable);
-    });
-  });
-}
-
-function passSignals(): { to(child: ChildProcess): void; stop(): void } {
-  let receiver: ChildProcess | undefined;
-  const early: NodeJS.Signals[] = [];
-  const passOn = (signal: NodeJS.Signals) => {
-    if (receiver === undefined) early.push(signal);
-    else sendTo(receiver, signal);
-  };
-  const ignore = () => {};
-  for (const signal of PASSED_ON) process.on(signal, passOn);
-  for (const signal of IGNORED) process.on(signal, ignore);
-  return {
-    to(child) {
-      receiver = child;
-      for (const signal of early) sendTo(child, signal);
-    },
-    stop() {
-      for (const signal of PASSED_ON) process.off(signal, passOn);
-      for (const signal of IGNORED) process.off(signal, ignore);
-    },
-  };
-}
-
-/** Not by `child.kill`: Deno takes a signal that was sent for the one that the process died of. */
-function sendTo(child: ChildProcess, signal: NodeJS.Signals): void {
-  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
-  try {
-    process.kill(child.pid, signal);
-  } catch {
-    // It has just ended.
-  }
 }
 
 function isExitCode(code: number): boolean {

@@ -42,6 +42,8 @@ const RUN_ARGS: ArgTable = {
   "--help": HELP,
   "--owner": { key: "owner", value: true },
   "--why": { key: "why", value: true },
+  "--takeover": { key: "takeover", value: true },
+  "--takeover-deadline": { key: "takeoverDeadline", value: true },
 };
 
 /** The options of `serve`, beside those of places. */
@@ -77,6 +79,7 @@ export function parseRun(args: string[]): ParsedRun {
   if (options.nonblock !== undefined && options.wait !== undefined) {
     throw new CommandError("Cannot run: --nonblock and --wait exclude each other", { hint: USAGE });
   }
+  checkTakeover(options);
   const run: RunOptions = {
     name,
     command,
@@ -85,8 +88,20 @@ export function parseRun(args: string[]): ParsedRun {
     shared: options.shared !== undefined,
     owner: options.owner,
     purpose: options.why,
+    takeover: options.takeover,
+    takeoverDeadline: options.takeoverDeadline,
   };
   return { kind: "run", paths: options, run };
+}
+
+function checkTakeover(options: Record<string, string | undefined>): void {
+  const refuse = (why: string) => new CommandError(`Cannot run: ${why}`, { hint: USAGE });
+  if (options.takeover !== undefined && options.nonblock !== undefined) {
+    throw refuse("--nonblock and --takeover exclude each other");
+  }
+  if (options.takeover === undefined && options.takeoverDeadline !== undefined) {
+    throw refuse("--takeover-deadline needs --takeover");
+  }
 }
 
 /**

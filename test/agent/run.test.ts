@@ -85,7 +85,12 @@ both("what is held is refused with -n and after -w, with -E as the exit code", a
 });
 
 both("shared runs share, and refuse an exclusive one", async (dirs) => {
-  const inner = (...options: string[]) => commandLine(dirs, ["run", "-n", ...options, "x", "true"]);
+  // Without what ties them to the outer one: they are rivals, not part of it.
+  const alone = ["env", "-u", "SSHLOCK_LOCKS", "-u", "SSHLOCK_NAME"];
+  const inner = (...options: string[]) => [
+    ...alone,
+    ...commandLine(dirs, ["run", "-n", ...options, "x", "true"]),
+  ];
   assert.equal((await run(dirs, ["-s", "x", ...inner("-s")])).code, 0);
   assert.equal((await run(dirs, ["-s", "x", ...inner()])).code, 124);
   assert.equal((await run(dirs, ["x", ...inner("-s")])).code, 124);
@@ -110,6 +115,9 @@ test("bad usage exits 125 and says what is wrong", async () => {
     [["-w", "soon", "x", "true"], /Cannot read --wait "soon": it is no duration/],
     [["-E", "999", "x", "true"], /no number from 0 to 255/],
     [["a/b", "true"], /it is no lock name/],
+    [["-n", "--takeover", "why", "x", "true"], /--nonblock and --takeover exclude each other/],
+    [["--takeover-deadline", "1s", "x", "true"], /--takeover-deadline needs --takeover/],
+    [["--takeover", "why", "x", "true"], /Cannot take "x" over: no agent runs/],
   ];
   for (const [args, said] of cases) {
     const { code, stderr } = await run(made.dirs, args);

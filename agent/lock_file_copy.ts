@@ -1,0 +1,65 @@
+/**
+ * A descriptor of the very lock that another process holds.
+ *
+ * @module
+ */
+
+import { readFileSync, statSync } from "node:fs";
+import { LOCK_FD } from "./holder/order.ts";
+import { closeDescriptor, copyDescriptor, openPidfd } from "./libc.ts";
+import type { LockFile } from "./lock_file.ts";
+import { isAlive, listDescriptors, type ProcessId } from "./proc.ts";
+
+/**
+ * The very open file description that the holder has; opening the path anew would make another.
+ *
+ * @param holder The process.
+ * @param path The lock file.
+ * @returns `undefined` where the process is gone or is no holder of this lock.
+ * @throws {ErrnoError} It is, and it is not ours to ask.
+ */
+export function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
+  const pidfd = openPidfd(holder.pid);
+  if (pidfd === undefined) return undefined;
+  try {
+    if (!isAlive(holder) || !isHolderOf(holder.pid, path)) return undefined;
+    const fd = copyDescriptor(pidfd, LOCK_FD);
+    const { dev, ino } = statSync(`/proc/self/fd/${fd}`);
+    return { path, fd, device: dev, inode: ino, close: () => closeDescriptor(fd) };
+  } finally {
+    closeDescriptor(pidfd);
+  }
+}
+
+/**
+ * Whether a process has a lock file as descriptor 999, with a lock on it.
+ *
+ * The path may have been unlinked meanwhile; then the link says so, and the lock is lost anyway.
+ *
+ * @param pid The process.
+ * @param path The lock file.
+ */
+export function isHolderOf(pid: number, path: string): boolean {
+  const target = listDescriptors(pid)?.find(([fd]) => fd === LOCK_FD)?.[1];
+  return target === path && lockOn(pid, LOCK_FD) !== undefined;
+}
+
+/**
+ * The flock(2) on the open file description behind a descriptor.
+ *
+ * @param pid The process that has the descriptor.
+ * @param fd The descriptor.
+ * @returns `undefined` where there is none.
+ * @see proc_pid_fdinfo(5)
+ */
+export function lockOn(pid: number | "self", fd: number): "shared" | "exclusive" | undefined {
+  let info: string;
+  try {
+    info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1");
+  } catch {
+    return undefined;
+  }
+  const kind = /^lock:.*FLOCK +\w+ +(READ|WRITE)/m.exec(info)?.[1];
+  if (kind === undefined) return undefined;
+  return kind === "READ" ? "shared" : "exclusive";
+}
