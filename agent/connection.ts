@@ -228,6 +228,8 @@ export class Connection implements Outlet {
       throw new WireError("no-session", "Cannot resume the session: it belongs to another process");
     }
     session.resume(this);
+    // It is told what it still has: nobody may have looked at the lock files while it was away.
+    this.#parts.table.checkFilesOf(session);
     return session;
   }
 

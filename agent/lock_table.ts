@@ -469,7 +469,11 @@ export class LockTable {
       const onWaiting = () => this.#markQueued(entry, claim);
       const outcome = await claimInKernel(this.#parts, claim, onWaiting);
       if (outcome.kind === "busy") throw await this.#contended(entry, claim);
-      if (outcome.kind === "locked") this.#grant(entry, claim, outcome);
+      if (outcome.kind === "locked") {
+        // An ownership whose file was replaced may not have been found yet; its sessions are told first.
+        this.checkFiles(entry.name);
+        this.#grant(entry, claim, outcome);
+      }
     } catch (error) {
       this.#settleRefused(entry, claim, error as Error);
     } finally {
@@ -702,7 +706,8 @@ export class LockTable {
     const { name, shared, file } = ownership;
     if (isOver(ownership)) return;
     log("holder-died", eventFacts(partsOf(ownership)[0]!));
-    const order = { name, shared, wait: false, tied: !outlivesAgent };
+    // Its pid is in no record until it has answered: with an agent killed meanwhile it must end.
+    const order = { name, shared, wait: false, tied: true };
     for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !isOver(ownership); tries++) {
       const { holder, outcome } = await pool.lock(order, file.fd);
       if (outcome.kind === "locked" && !isOver(ownership)) {
