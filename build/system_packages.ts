@@ -1,10 +1,10 @@
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, existsSync } from "node:fs";
 import { join } from "node:path";
 
 import { say } from "./output.ts";
 import { runTool } from "./run_tool.ts";
 
-// A program that the tests or the demo start, and the Debian package that brings it.
+// A program (or the path of a file) that the tests or the demo need, and the Debian package that brings it.
 const PROGRAMS: readonly [program: string, packageName: string][] = [
   ["sshd", "openssh-server"],
   ["ssh", "openssh-client"],
@@ -21,6 +21,9 @@ const PROGRAMS: readonly [program: string, packageName: string][] = [
   ["shellcheck", "shellcheck"],
   ["dropbear", "dropbear-bin"],
   ["ip", "iproute2"],
+  ["spin", "spin"],
+  ["gcc", "gcc"],
+  ["/usr/include/stdio.h", "libc6-dev"],
 ];
 
 // Programs for root are not on a normal user's PATH.
@@ -60,6 +63,7 @@ export function missingPackages(): string[] {
 }
 
 function isProgram(name: string): boolean {
+  if (name.startsWith("/")) return existsSync(name);
   return FOLDERS.some((folder) => {
     try {
       accessSync(join(folder, name), constants.X_OK);
