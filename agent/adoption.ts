@@ -11,6 +11,7 @@
 import { join } from "node:path";
 import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
 import { AdoptedHolder } from "./adopted_holder.ts";
+import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import { LOCK_FD } from "./holder/order.ts";
 import type { LockFile } from "./lock_file.ts";
@@ -54,6 +55,7 @@ export interface AdoptionParts {
  */
 export function adoptLocks(parts: AdoptionParts): void {
   const { records, log } = parts;
+  records.sweep();
   for (const name of records.names()) {
     const record = records.read(name);
     const isCurrent = record?.bootId === readBootId();
@@ -61,10 +63,13 @@ export function adoptLocks(parts: AdoptionParts): void {
     if (isCurrent && record.pidNamespace !== readPidNamespace()) continue;
     const ownerships = isCurrent ? record.ownerships : [];
     // A command that holds its lock by itself writes records too, and looks after them.
-    const left = ownerships.filter(({ agent }) => !isAlive(agent));
+    const left = ownerships.filter(({ agent }) => !isAlive(agent))
+      // Parking writes the record anew: by then all others are in it.
+      .sort((a, b) => Number(a.parked !== undefined) - Number(b.parked !== undefined));
     const stale = left.filter((ownership) => adoptOwnership(parts, name, ownership));
     if (stale.length === ownerships.length) dropRecord(records, name, record);
   }
+  crashPoint("adoption.all-adopted");
   for (const { pid, name } of unexplainedHolders(parts)) log("holder-unexplained", { pid, name });
   for (const session of new Set(parts.sessions.sessions.values())) {
     session.awaitResume("the agent has started anew");
@@ -78,6 +83,7 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
   let file: LockFile | undefined;
   try {
     file = copyLockFile(record.holder, path);
+    crashPoint("adoption.file-copied");
   } catch (error) {
     // The holder lives and keeps the lock; an agent with more rights can still take it over.
     parts.log("adoption-failed", { ...facts, message: (error as Error).message });
@@ -94,6 +100,7 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
       : Session.adoptEnded(parts.sessions, record.owner, session)
   );
   parts.table.adopt(name, record, file, new AdoptedHolder(record.holder, parts.holders), claimants);
+  crashPoint("adoption.lock-adopted");
   return false;
 }
 

@@ -5,6 +5,7 @@
  */
 
 import { performance } from "node:perf_hooks";
+import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import type { Leftover, LeftoverSearch, SessionMarks } from "./leftovers.ts";
 import { isAlive, type ProcessId, readStat } from "./proc.ts";
@@ -64,12 +65,14 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
     // Each search sees the host as it was after the last one's signals, and after the last one was
     // answered: only then is it a second look. The scan behind it may serve other sessions as well.
     const found = await options.search.find(options.marks);
+    crashPoint("clean-up.found");
     const leftovers = [...root, ...found];
     options.onAwaiting(leftovers);
     empty = leftovers.length === 0 ? empty + 1 : 0;
     if (options.policy === "kill") {
       for (const leftover of found) endProcess(leftover, isOverdue, warned);
     }
+    crashPoint("clean-up.signalled");
     const graceLeftMs = startedAt + options.graceMs - performance.now();
     await options.exits.untilGone(
       leftovers,

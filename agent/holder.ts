@@ -12,6 +12,7 @@
 import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn } from "node:child_process";
 import type { Duplex } from "node:stream";
+import { crashPoint } from "./crash_points.ts";
 import {
   AGENT_FD,
   encodeOrder,
@@ -75,6 +76,7 @@ export class HolderProcess implements Holder {
       // A session of its own: no terminal's signals reach it.
       detached: true,
     });
+    crashPoint("holder.started");
     this.#socket = this.#child.stdio[AGENT_FD] as unknown as Duplex | undefined;
     this.ended = new Promise((resolve) => this.#watchEnd(resolve));
     // A process that could not be started has no socket; its `error` event tells.
@@ -111,6 +113,7 @@ export class HolderProcess implements Holder {
       if (this.#socket === undefined) return;
       try {
         sendDescriptor(descriptorOf(this.#socket), encodeOrder(order), fd);
+        crashPoint("holder.ordered");
       } catch {
         // Nobody is at the other end: the event that tells of its end is still to come.
         this.#child.kill("SIGKILL");
@@ -129,6 +132,7 @@ export class HolderProcess implements Holder {
    */
   untie(): void {
     this.#socket?.end(Buffer.from("k"), () => this.#socket?.destroy());
+    crashPoint("holder.untied");
   }
 
   /** Ends the process. The lock is free at the latest when {@linkcode ended} resolves. */

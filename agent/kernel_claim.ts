@@ -6,6 +6,7 @@
  */
 
 import { WireError } from "../protocol/wire_error.ts";
+import { crashPoint } from "./crash_points.ts";
 import type { Holder, HolderPool, HolderProcess } from "./holder.ts";
 import { flock, LOCK_UN } from "./libc.ts";
 import { isStillThere, type LockFile, openLockFile } from "./lock_file.ts";
@@ -51,12 +52,14 @@ export async function claimInKernel(
   const access = { peerUid: claim.claimant.peer.uid, gid };
   for (let tries = 0; tries < MAX_REPLACEMENTS && !claim.isSettled; tries++) {
     const file = openLockFile(lockDir, name, access);
+    crashPoint("claim.file-opened");
     const order = { name, shared, wait: claim.waitMs > 0, tied: true };
     const { holder, outcome } = await pool.lock(order, file.fd, {
       onStart: (holder) => claim.start(holder),
       onWaiting,
     });
     if (outcome.kind === "locked" && !claim.isSettled && isStillThere(file)) {
+      crashPoint("claim.kernel-locked");
       return { kind: "locked", file, holder };
     }
     unlock(file, holder);
@@ -75,15 +78,18 @@ export async function claimInKernel(
 
 /**
  * Frees a lock. LOCK_UN frees at once for every descriptor of the description; ending the holder
- * alone does not.
+ * alone does not. But that comes first: an end of this process in between must not leave a holder
+ * that nobody ends.
  *
  * @param file The lock file.
  * @param holder Its holder.
  * @see flock(2)
  */
 export function unlock(file: LockFile, holder: Holder): void {
-  flock(file.fd, LOCK_UN);
   holder.kill();
+  crashPoint("unlock.holder-killed");
+  flock(file.fd, LOCK_UN);
+  crashPoint("unlock.unlocked");
   file.close();
 }
 

@@ -38,6 +38,7 @@ import {
 } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import type { AgentConfig } from "./config.ts";
+import { crashPoint } from "./crash_points.ts";
 import type { Holder, HolderProcess } from "./holder.ts";
 import { explain } from "./host_status.ts";
 import { findForeignHoldersOf } from "./kernel_locks.ts";
@@ -163,6 +164,7 @@ export class LockTable {
       if (own !== undefined) return this.#join(entry, own, claim);
       this.#index(claimant).add(entry);
       enqueue(entry.queue, claim);
+      crashPoint("claim.queued");
       const reserved = entry.ownerships.find((ownership) => isReservedFor(ownership, claim));
       if (reserved !== undefined) return this.#unpark(entry, reserved, claim);
       if (claim.waitMs > 0) claim.limitWait(() => void this.#refuse(entry, claim));
@@ -188,6 +190,7 @@ export class LockTable {
     if (entry !== undefined && grant !== undefined) {
       const heldMs = heldMsOf(grant.ownership);
       this.#end(entry, grant, "released");
+      crashPoint("release.unlocked");
       return { name, token: grant.ownership.token, heldMs };
     }
     const claim = entry?.queue.find((claim) => claim.claimant === claimant);
@@ -293,7 +296,8 @@ export class LockTable {
     }
     this.#own(entry, ownership);
     for (const grant of ownership.grants) this.#parts.log("lock-adopted", eventFacts(grant));
-    if (record.parked === undefined) return this.#record(entry);
+    // Once all ownerships of the record are here: until then the predecessor's record explains more.
+    if (record.parked === undefined) return this.#recordLater(name);
     // The wall clock may have jumped: that may cost the owner time, and others no more than parkMs.
     const [grant] = ownership.grants as [Grant];
     const leftMs = Math.min(Math.max(0, record.parked.until - Date.now()), grant.parkMs);
@@ -494,10 +498,13 @@ export class LockTable {
     this.#addGrant(ownership, claim);
     claim.claimant.onGranted(ownership.token);
     this.#own(entry, ownership);
+    crashPoint("grant.owned");
     this.#record(entry);
+    crashPoint("grant.recorded");
     // From here on an end of this process leaves the lock with its session, not with nobody.
     if (outlivesAgent) holder.untie();
     this.#settleGranted(entry, ownership, claim, {});
+    crashPoint("grant.settled");
     this.#takeovers.ask(entry);
     pool.refill();
   }
@@ -521,6 +528,7 @@ export class LockTable {
     this.#addGrant(ownership, claim);
     claim.claimant.onGranted(ownership.token);
     this.#record(entry);
+    crashPoint("join.recorded");
     this.#settleGranted(entry, ownership, claim, { joined: true });
     this.#takeovers.ask(entry);
   }
@@ -555,6 +563,7 @@ export class LockTable {
 
   #markQueued(entry: LockEntry, claim: PendingClaim): void {
     claim.isQueued = true;
+    crashPoint("claim.waiting");
     this.#finishStart(claim);
     this.#tellQueued(entry, claim);
     this.#pump(entry);
@@ -581,6 +590,7 @@ export class LockTable {
   #cancel(entry: LockEntry, claim: PendingClaim, detail: string): void {
     if (!claim.settle()) return;
     if (entry.attempt === claim) claim.holder?.kill();
+    crashPoint("claim.cancelled");
     remove(entry.queue, claim);
     const message = `Claim of "${entry.name}" has ended: ${detail}`;
     this.#dismiss(entry, claim, new WireError("cancelled", message, { name: entry.name }));
@@ -651,6 +661,7 @@ export class LockTable {
     const timer = setTimeout(() => this.#endPark(ownership, "its owner has not come back"), leftMs);
     ownership.parked = { grant, until: Date.now() + leftMs, timer };
     this.#record(entry);
+    crashPoint("park.recorded");
     this.#parts.log("lock-parked", { ...eventFacts(grant), parkMs: leftMs });
     this.#announce("parked", claimant, entry);
     this.#unindex(claimant, entry);
@@ -679,6 +690,7 @@ export class LockTable {
     this.#addGrant(ownership, claim);
     claim.claimant.onGranted(ownership.token);
     this.#record(entry);
+    crashPoint("unpark.recorded");
     this.#settleGranted(entry, ownership, claim, { unparked: true });
     this.#takeovers.ask(entry);
   }
@@ -706,14 +718,19 @@ export class LockTable {
     const { name, shared, file } = ownership;
     if (isOver(ownership)) return;
     log("holder-died", eventFacts(partsOf(ownership)[0]!));
-    // Its pid is in no record until it has answered: with an agent killed meanwhile it must end.
-    const order = { name, shared, wait: false, tied: true };
+    const order = { name, shared, wait: false, tied: !outlivesAgent };
     for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !isOver(ownership); tries++) {
-      const { holder, outcome } = await pool.lock(order, file.fd);
+      const { holder, outcome } = await pool.lock(order, file.fd, {
+        // On record before it can have the lock: should this process end meanwhile, the next agent
+        // finds whose it is.
+        onStart: (holder) => {
+          ownership.holder = holder;
+          if (!isOver(ownership)) this.#record(entry);
+        },
+      });
+      crashPoint("holder.replaced");
       if (outcome.kind === "locked" && !isOver(ownership)) {
-        ownership.holder = holder;
         holder.onDeath = () => void this.#replaceHolder(entry, ownership);
-        this.#record(entry);
         if (outlivesAgent) holder.untie();
         log("holder-replaced", eventFacts(partsOf(ownership)[0]!));
         return pool.refill();
@@ -753,7 +770,8 @@ export class LockTable {
     remove(ownership.grants, grant);
     const isLast = ownership.grants.length === 0;
     if (isLast) this.#free(entry, ownership);
-    else this.#recordLater(entry.name);
+    // What others still have must not come back to this session with the next agent.
+    else this.#record(entry);
     this.#parts.limits.removeGrant(claimant.peer.uid);
     this.#parts.log("lock-ended", {
       ...eventFacts(grant),
@@ -775,6 +793,7 @@ export class LockTable {
       holder.kill();
       file.close();
     }
+    crashPoint("end.unlocked");
     remove(entry.ownerships, ownership);
     if (--this.#ownershipCount === 0) this.onHolding?.(false);
     this.#recordLater(entry.name);

@@ -10,15 +10,19 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
+  statSync,
   unlinkSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import process from "node:process";
 import { isLockName } from "../protocol/lock_name.ts";
 import type { EndPolicy } from "./clean_up.ts";
+import { crashPoint } from "./crash_points.ts";
 import type { SessionMarks } from "./leftovers.ts";
 import type { Peer } from "./peer.ts";
-import type { ProcessId } from "./proc.ts";
+import { type ProcessId, readStat } from "./proc.ts";
 import type { SessionKind } from "./session_root.ts";
 
 /** What is recorded of a session: enough for the next agent to take it over or to end it. */
@@ -88,6 +92,8 @@ export interface LockRecord {
 /** The records of one runtime folder. */
 export class Records {
   readonly #folder: string;
+  /** The inode that {@linkcode prepare} has found or made. */
+  #inode: number | undefined;
 
   /**
    * @param runtimeDir The runtime folder; it must exist.
@@ -98,7 +104,24 @@ export class Records {
 
   /** Makes the folder. */
   prepare(): void {
+    // Only where somebody has removed it under a running agent; ensurePrivateFolder() made it.
+    mkdirSync(dirname(this.#folder), { recursive: true, mode: 0o700 });
     mkdirSync(this.#folder, { recursive: true, mode: 0o750 });
+    this.#inode = statSync(this.#folder).ino;
+  }
+
+  /** Removes what writers that died in between have left. */
+  sweep(): void {
+    for (const file of this.#list()) {
+      const writer = /\.json\.(\d+)\.new$/.exec(file)?.[1];
+      if (writer === undefined || readStat(Number(writer)) !== undefined) continue;
+      rmSync(join(this.#folder, file), { force: true });
+    }
+  }
+
+  /** Whether the folder is still the one that was made ready: else the records in it are lost. */
+  isThere(): boolean {
+    return statSync(this.#folder, { throwIfNoEntry: false })?.ino === this.#inode;
   }
 
   /**
@@ -112,16 +135,27 @@ export class Records {
   write(record: LockRecord): Error | undefined {
     const path = this.#path(record.name);
     try {
-      if (record.ownerships.length === 0) {
-        unlinkSync(path);
-      } else {
-        writeFileSync(`${path}.new`, JSON.stringify(record), { mode: 0o640 });
-        renameSync(`${path}.new`, path);
-      }
+      if (record.ownerships.length === 0) removeRecord(path);
+      else this.#replace(path, JSON.stringify(record));
+      return undefined;
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") return error as Error;
+      return error as Error;
     }
-    return undefined;
+  }
+
+  #replace(path: string, text: string): void {
+    // The writer's own, so that what a dead one has left can be told from one that is being written.
+    const draft = `${path}.${process.pid}.new`;
+    try {
+      writeFileSync(draft, text, { mode: 0o640 });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+      this.prepare();
+      writeFileSync(draft, text, { mode: 0o640 });
+    }
+    crashPoint("record.drafted");
+    renameSync(draft, path);
+    crashPoint("record.replaced");
   }
 
   /**
@@ -140,11 +174,15 @@ export class Records {
 
   /** The names of all locks that have a record, damaged ones included. */
   names(): string[] {
+    return this.#list()
+      .filter((file) => file.endsWith(".json"))
+      .map((file) => file.slice(0, -".json".length))
+      .filter(isLockName);
+  }
+
+  #list(): string[] {
     try {
-      return readdirSync(this.#folder)
-        .filter((file) => file.endsWith(".json"))
-        .map((file) => file.slice(0, -".json".length))
-        .filter(isLockName);
+      return readdirSync(this.#folder);
     } catch {
       return [];
     }
@@ -162,6 +200,15 @@ export class Records {
  */
 export function partsOfRecord({ grants, parked }: OwnershipRecord): GrantRecord[] {
   return parked === undefined ? grants : [parked.grant];
+}
+
+function removeRecord(path: string): void {
+  try {
+    unlinkSync(path);
+    crashPoint("record.removed");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
 }
 
 function isLockRecord(value: unknown): value is LockRecord {

@@ -16,6 +16,7 @@ import type {
 } from "../protocol/messages.ts";
 import { clearLeftovers } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
+import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import { type LeftoverSearch, SESSION_VARIABLE, type SessionMarks } from "./leftovers.ts";
 import type { LockTable } from "./lock_table.ts";
@@ -250,6 +251,7 @@ export class Session implements Claimant, Listened {
     if (this.silenceMs === 0) this.#parts.silence.delete(this);
     this.#parts.log("session-resumed", this.#facts());
     this.#parts.table.announceSession("resumed", this);
+    crashPoint("session.resumed");
     this.#parts.table.repeatTakeovers(this);
   }
 
@@ -281,6 +283,7 @@ export class Session implements Claimant, Listened {
     this.#parts.log("session-detached", this.#facts({ detail }));
     this.#parts.table.announceSession("detached", this);
     this.#parts.silence.add(this);
+    crashPoint("session.detached");
     this.#watchRoot();
   }
 
@@ -314,12 +317,16 @@ export class Session implements Claimant, Listened {
     const { table, log } = this.#parts;
     this.identify();
     log("session-ending", this.#facts({ ...cause }));
+    crashPoint("end.begun");
     const { policy, graceMs } = table.beginEnd(this, cause);
+    crashPoint("end.told");
     const hasHeard = this.#outlet?.close();
     this.#parts.silence.delete(this);
     if (TOLD_BY_US.includes(cause.reason)) await withinMs(hasHeard, HEARING_MS);
     if (policy !== undefined) await this.#clearForSure(policy, graceMs);
+    crashPoint("end.cleared");
     table.finishEnd(this, cause);
+    crashPoint("end.finished");
     this.onIdle();
     log("session-ended", this.#facts({ ...cause }));
   }

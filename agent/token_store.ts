@@ -29,6 +29,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { WireError } from "../protocol/wire_error.ts";
+import { crashPoint } from "./crash_points.ts";
 import { flock, LOCK_EX, LOCK_NB, LOCK_UN } from "./libc.ts";
 import { readBootId } from "./proc.ts";
 
@@ -100,6 +101,7 @@ export class TokenStore {
     if (token > this.#reserved) this.#reserve(token + RESERVATION);
     // Always as long as the line before, so that nothing of that one is left behind it.
     writeCounter(fd, `${String(token).padStart(16, "0")} ${this.#bootId}\n`);
+    crashPoint("token.counted");
     return token;
   }
 
@@ -130,9 +132,11 @@ export class TokenStore {
     const path = join(this.#folder, "token-reserved");
     const next = `${path}.new`;
     writeFileSync(next, `${mark}\n`, { mode: 0o660, flush: true });
+    crashPoint("token.mark-written");
     renameSync(next, path);
     syncFolder(this.#folder);
     this.#reserved = mark;
+    crashPoint("token.reserved");
   }
 }
 
