@@ -4,7 +4,7 @@
  * @module
  */
 
-import { chmodSync, chownSync, mkdirSync, unlinkSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, realpathSync, unlinkSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { dirname, join } from "node:path";
 import process from "node:process";
@@ -18,6 +18,7 @@ import type { AgentConfig } from "./config.ts";
 import { Connection, type ConnectionParts } from "./connection.ts";
 import { crashPoint } from "./crash_points.ts";
 import { ExitWatch } from "./exit_watch.ts";
+import { endOlderGenerations } from "./generation.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus } from "./host_status.ts";
 import { LeftoverSearch } from "./leftovers.ts";
@@ -85,15 +86,16 @@ export interface AgentServer {
  * @throws {UnsafeFolderError} Another user could reach into the runtime or state folder.
  */
 export async function startServer(options: ServerOptions): Promise<AgentServer> {
-  const { paths, log, gid } = options;
+  const { paths, log } = options;
   checkLockDir(paths.lockDir);
-  const unlock = await lockPlaces(paths, gid);
+  const unlock = await lockPlaces(options);
   const parts = assemble(options);
   parts.records.prepare();
   parts.tokens.prepare();
   const agent = new Agent(options, parts, unlock);
   agent.adopt();
   await agent.listen();
+  crashPoint("serve.listening");
   parts.pool.refill();
   log("agent-started", {
     version: VERSION,
@@ -115,14 +117,17 @@ interface Parts {
   rights: Rights;
 }
 
-async function lockPlaces(paths: AgentPaths, gid: number | undefined): Promise<() => void> {
+async function lockPlaces({ paths, gid, log }: ServerOptions): Promise<() => void> {
   const { runtimeDir, stateDir, socket } = paths;
   const isShared = gid !== undefined;
   ensurePrivateFolder(runtimeDir, isShared ? 0o750 : 0o700);
   if (isShared) chownSync(runtimeDir, -1, gid);
   ensurePrivateFolder(stateDir, 0o700);
-  const unlockRuntime = await lockRunFile(join(runtimeDir, "agent.lock"));
+  const runFile = join(realpathSync(runtimeDir), "agent.lock");
+  const unlockRuntime = await lockRunFile(runFile);
   crashPoint("serve.run-locked");
+  await endOlderGenerations(runFile, log);
+  crashPoint("serve.older-ended");
   if (dirname(socket) === runtimeDir || isActivated()) return unlockRuntime;
   mkdirSync(dirname(socket), { recursive: true, mode: 0o700 });
   const unlockSocket = await lockRunFile(`${socket}.lock`);
@@ -232,6 +237,7 @@ class Agent implements AgentServer {
     clearTimeout(this.#idleTimer);
     table.cancelAll(reason);
     // Holders and records stay: the next agent takes them over, and the sessions resume with it.
+    this.#restoreRecords();
     pool.close();
     this.#watch.close();
     if (!isActivated()) removeStaleSocket(this.#options.paths.socket);
@@ -275,6 +281,13 @@ class Agent implements AgentServer {
     table.checkFiles(name);
     const agent = { locks: table.facts(), holderPids: table.holderPids() };
     return readHostStatus({ lockDir, records, agent }, name);
+  }
+
+  /** Somebody may have removed the runtime folder; without records the holders would be nobody's. */
+  #restoreRecords(): void {
+    const { records, table } = this.#parts;
+    if (records.isThere()) return;
+    for (const session of this.#shared.sessions.values()) table.recordOf(session);
   }
 
   #stopIfIdle(): void {

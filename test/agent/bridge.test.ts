@@ -61,7 +61,7 @@ test("a bridge starts an agent where none runs; two at once share one", async ()
     for (const bridge of [first, second]) bridge.child.stdin?.end();
     assert.deepEqual((await Promise.all([first.end, second.end])).map(({ code }) => code), [0, 0]);
   } finally {
-    await killAndConfirm(Number(readFileSync(join(dirs.runtimeDir, "agent.lock"), "utf8")));
+    await killAndConfirm(parseInt(readFileSync(join(dirs.runtimeDir, "agent.lock"), "utf8")));
   }
 });
 
