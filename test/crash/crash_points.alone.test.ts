@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { before, describe, test } from "node:test";
+import { buildAgent } from "../support/agent_build.ts";
+import { requires } from "../support/requires.ts";
+import { Chain, type Ending, type Scenario } from "./chain.ts";
+import { FROM_OUTSIDE, SCENARIOS } from "./scenarios.ts";
+import { WITHOUT } from "./without.ts";
+
+/** How often agents are killed in each scenario, and how often one is stopped and goes on. */
+const ROUNDS: Record<Ending, number> = {
+  kill: Number(process.env.SSHLOCK_KILLS ?? 200),
+  stop: Number(process.env.SSHLOCK_STOPS ?? 20),
+};
+
+/** A slow machine does less, unless the numbers above were asked for: so much each in any case. */
+const MIN_ROUNDS: Record<Ending, number> = {
+  kill: process.env.SSHLOCK_KILLS === undefined ? 5 : ROUNDS.kill,
+  stop: process.env.SSHLOCK_STOPS === undefined ? 2 : ROUNDS.stop,
+};
+
+/** Rounds of which one has to fail, and not only because it is slow. */
+const DOOMED = { sliceMs: 0, minRounds: 4, patienceMs: 3_000 };
+
+/** For all scenarios together, in milliseconds. */
+const BUDGET_MS: Record<Ending, number> = { kill: 35_000, stop: 8_000 };
+
+/** Chains that run at once: more than the processors, because each waits for its processes. */
+const CONCURRENCY = 4;
+
+const skip = requires("flock", "socat", `dist/sshlock-holder-${process.arch}`);
+
+let build: string[] = [];
+const done: Record<Ending, number> = { kill: 0, stop: 0 };
+
+before(async () => {
+  if (skip !== undefined) return;
+  build = await buildAgent({ name: "crash", crashPoints: true, engine: "binary" });
+});
+
+test("each crash point has a scenario", () => {
+  const source = readFileSync("agent/crash_points.ts", "utf8");
+  const points = [...source.matchAll(/\| "([a-z.-]+)"/g)].map(([, point]) => point as string);
+  const tested = SCENARIOS.map(({ crashAt }) => crashAt?.(2).split(":")[0]);
+  assert.deepEqual([...new Set(tested)].sort(), points.sort());
+});
+
+describe("an agent that is killed leaves every lock with its session:", {
+  concurrency: CONCURRENCY,
+}, () => runAll([...SCENARIOS, ...FROM_OUTSIDE], "kill"));
+
+describe("an agent that was stopped and goes on beside its successor does nothing:", {
+  concurrency: CONCURRENCY,
+}, () => runAll(SCENARIOS, "stop"));
+
+describe("what keeps locks with their sessions is needed:", { concurrency: CONCURRENCY }, () => {
+  for (const [index, { what, scenario, patch }] of WITHOUT.entries()) {
+    test(`without ${what}, ${scenario} is caught`, { skip }, async () => {
+      const found = SCENARIOS.find(({ name }) => name === scenario);
+      assert.ok(found !== undefined);
+      const argv = await buildAgent({
+        name: `crash-without-${index}`,
+        ...{ patches: [patch], crashPoints: true, engine: "binary" },
+      });
+      const caught = await runChain(argv, found, "kill", DOOMED).catch((error: Error) => error);
+      assert.ok(caught instanceof Error, "no round failed");
+    });
+  }
+});
+
+test("all crashes were made", { skip }, (t) => {
+  t.diagnostic(`${done.kill} kills and ${done.stop} stops in ${SCENARIOS.length} scenarios`);
+});
+
+function runAll(scenarios: readonly Scenario[], ending: Ending): void {
+  const sliceMs = BUDGET_MS[ending] * CONCURRENCY / scenarios.length;
+  for (const scenario of scenarios) {
+    test(scenario.name, { skip }, async () => {
+      const rounds = await runChain(build, scenario, ending, { sliceMs });
+      done[ending] += rounds;
+    });
+  }
+}
+
+/** @returns How many rounds there were. */
+async function runChain(
+  argv: string[],
+  scenario: Scenario,
+  ending: Ending,
+  { sliceMs, minRounds = MIN_ROUNDS[ending], patienceMs }: {
+    sliceMs: number;
+    minRounds?: number;
+    patienceMs?: number;
+  },
+): Promise<number> {
+  const began = performance.now();
+  await using chain = await Chain.start(argv, scenario, ending, patienceMs);
+  let rounds = 0;
+  for (; rounds < ROUNDS[ending]; rounds++) {
+    if (rounds >= minRounds && performance.now() - began > sliceMs) break;
+    await chain.round();
+  }
+  await chain.finish();
+  return rounds;
+}
