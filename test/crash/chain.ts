@@ -24,6 +24,9 @@ export const WORK = "work";
 
 const RESIDENT = "resident";
 
+/** Rounds between two in which flock(1) tries to get what is held. */
+const PROBE_EVERY = 5;
+
 /** How a chain's agents end. */
 export type Ending = "kill" | "stop";
 
@@ -254,6 +257,8 @@ export class Chain implements AsyncDisposable {
     this.#checkKernel();
     const owners = this.#all.filter((session) => session.locks.has(WORK)).map((s) => s.owner);
     assert.ok(owners.length <= 1, `one owner at most: ${owners}`);
+    // The kernel's own table says it each time; a process that tries costs as much as half a start.
+    if (this.#round % PROBE_EVERY !== 0) return;
     await this.#probe(KEPT, "contended");
     if (owners.length === 1) await this.#probe(WORK, "contended");
   }
