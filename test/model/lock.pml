@@ -33,7 +33,7 @@ byte missing;     /* MISSING: the number of the defence that is taken out; 0: no
 #define NO_RUN_FILE (missing == 9)
 #define NO_LOOK_AT_OTHERS (missing == 10)
 #define NO_LOOK_AT_RESUME (missing == 11)
-#define NO_TIE_OF_SUCCESSOR (missing == 12)
+#define SUCCESSOR_RECORDED_LATE (missing == 12)
 #define NO_WATCH (missing == 13)
 
 #define SESSIONS 3
@@ -137,17 +137,15 @@ byte counter; /* agent/token_store.ts: the file `token` */
 #define P_RECORD 4     /* #grant: #own, #record */
 #define P_UNTIE 5      /* #grant: untie */
 #define P_ANSWER 6     /* #settleGranted */
-#define P_TRY_UNLOCK 7 /* #unlock of what was tried: LOCK_UN */
-#define P_TRY_KILL 8
+#define P_TRY_KILL 7   /* unlock() of what was tried: its holder */
+#define P_TRY_UNLOCK 8 /* LOCK_UN */
 #define P_TRY_CLOSE 9
-#define P_UNLOCK 10    /* #end: #unlock of an ownership: LOCK_UN */
-#define P_KILL 11
+#define P_KILL 10      /* #free: unlock() of an ownership: its holder */
+#define P_UNLOCK 11    /* LOCK_UN */
 #define P_CLOSE 12
 #define P_JOIN 13      /* #join: #record */
 #define P_JOINED 14    /* #settleGranted of one that joins */
-#define P_REPLACE 15   /* #replaceHolder: pool.lock */
-#define P_REPLACED 16  /* #replaceHolder: #record */
-#define P_REPLACED_UNTIE 17
+#define P_REPLACED 15  /* #replaceHolder: #record, where that is late */
 
 bit up;
 byte generation;
@@ -438,7 +436,7 @@ inline endGrant(s) {
   state[s] = S_NONE;
   recordIsDue = 1;
   if
-  :: oGrants == 0 -> doing = P_UNLOCK
+  :: oGrants == 0 -> doing = P_KILL
   :: else
   fi
 }
@@ -461,7 +459,7 @@ inline loseAll() {
   s2 = 0;
   oGrants = 0;
   recordIsDue = 1;
-  doing = P_UNLOCK
+  doing = P_KILL
 }
 
 inline forgetAttempt() {
@@ -555,6 +553,12 @@ inline adopt() {
     :: else -> break
     od;
     s2 = 0
+  /* it has its order and not yet the descriptor 999: ended, so that nobody's lock comes of it */
+  :: rThere && rHolder < HOLDERS && !hKilled[rHolder] && hState[rHolder] == H_ORDERED ->
+    killHolder(rHolder);
+    rThere = 0;
+    rHolder = 0;
+    rGrants = 0
   :: else ->
     /* record-stale; where the file was replaced, the session learns of its loss when it resumes */
     s2 = 0;
@@ -597,21 +601,21 @@ end:
       hSays[aHolder] = M_NONE;
       if
       :: !aSettled && IS_STILL_THERE -> doing = P_TOKEN
-      :: else -> doing = P_TRY_UNLOCK
+      :: else -> doing = P_TRY_KILL
       fi
     }
   /* it has answered B */
   :: d_step { WAITS_FOR_EVENTS && attempt == T_WAITS && aHolder != NONE && hSays[aHolder] == M_BUSY ->
       hSays[aHolder] = M_NONE;
       aBusy = 1;
-      doing = P_TRY_UNLOCK
+      doing = P_TRY_KILL
     }
   /* it has ended before it could answer: pool.lock starts another */
   :: d_step { WAITS_FOR_EVENTS && attempt == T_WAITS && aHolder == NONE ->
-      doing = (aSettled -> P_TRY_UNLOCK : P_ORDER)
+      doing = (aSettled -> P_TRY_KILL : P_ORDER)
     }
-  :: d_step { up && doing == P_TRY_UNLOCK -> dLock[aDesc] = 0; doing = P_TRY_KILL }
-  :: d_step { up && doing == P_TRY_KILL -> killHolder(aHolder); doing = P_TRY_CLOSE }
+  :: d_step { up && doing == P_TRY_KILL -> killHolder(aHolder); doing = P_TRY_UNLOCK }
+  :: d_step { up && doing == P_TRY_UNLOCK -> dLock[aDesc] = 0; doing = P_TRY_CLOSE }
   :: d_step { up && doing == P_TRY_CLOSE ->
       closeOne(aDesc);
       aDesc = NONE;
@@ -681,13 +685,19 @@ end:
 
   /* ---- the holder of an ownership was killed: #replaceHolder ---- */
   :: d_step { WAITS_FOR_EVENTS && owned && oHolder == NONE && successor == NONE && !NO_DESCRIPTOR ->
-      order(successor, oDesc, 0, NO_TIE_OF_SUCCESSOR)
+      order(successor, oDesc, 0, 1);
+      /* onStart: on record before the order goes out, so that it needs no tie */
+      if
+      :: SUCCESSOR_RECORDED_LATE -> skip
+      :: else -> oHolder = successor; writeRecord()
+      fi
     }
   :: d_step { WAITS_FOR_EVENTS && successor != NONE && hSays[successor] == M_LOCKED ->
       hSays[successor] = M_NONE;
       if
       :: successorIsLate -> killHolder(successor)
-      :: else -> oHolder = successor; doing = P_REPLACED
+      :: !successorIsLate && SUCCESSOR_RECORDED_LATE -> oHolder = successor; doing = P_REPLACED
+      :: else
       fi;
       successor = NONE;
       successorIsLate = 0
@@ -698,24 +708,17 @@ end:
       successor = NONE;
       successorIsLate = 0
     }
-  :: d_step { up && doing == P_REPLACED -> writeRecord(); doing = P_REPLACED_UNTIE }
-  :: d_step { up && doing == P_REPLACED_UNTIE ->
-      if
-      :: oHolder != NONE -> hUntied[oHolder] = (hState[oHolder] == H_TIED)
-      :: else
-      fi;
-      doing = P_IDLE
-    }
+  :: d_step { up && doing == P_REPLACED -> writeRecord(); doing = P_IDLE }
 
-  /* ---- the end of an ownership: #end, #unlock, #recordLater ---- */
+  /* ---- the end of an ownership: #end, #free, #recordLater ---- */
+  :: d_step { up && doing == P_KILL -> killHolder(oHolder); doing = P_UNLOCK }
   :: d_step { up && doing == P_UNLOCK ->
       if
       :: !NO_DESCRIPTOR -> dLock[oDesc] = 0
       :: else
       fi;
-      doing = P_KILL
+      doing = P_CLOSE
     }
-  :: d_step { up && doing == P_KILL -> killHolder(oHolder); doing = P_CLOSE }
   :: d_step { up && doing == P_CLOSE ->
       if
       :: !NO_DESCRIPTOR -> closeOne(oDesc)

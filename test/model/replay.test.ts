@@ -274,26 +274,30 @@ const REPLAYS: Replay[] = [
   },
   {
     missing: 12,
-    // kill -9 when the new holder has answered and is in no record yet.
+    // kill -9 when the new holder has answered.
     fault: [{
       file: "agent/lock_table.ts",
-      find: "        ownership.holder = holder;\n",
-      replace:
-        `        process.kill(process.pid, "SIGKILL");\n        ownership.holder = holder;\n`,
+      find: `      crashPoint("holder.replaced");\n`,
+      replace: `      process.kill(process.pid, "SIGKILL");\n`,
     }],
     patches: [{
       file: "agent/lock_table.ts",
-      find: "wait: false, tied: true }",
-      replace: "wait: false, tied: !outlivesAgent }",
+      find: "          if (!isOver(ownership)) this.#record(entry);\n",
+      replace: "",
     }],
-    async events({ start }, isBroken) {
-      await using agent = await start();
-      await using a = await agent.client("a");
+    async events({ start }) {
+      await using made = await makeAgentDirs();
+      const first = await start({ dirs: made.dirs });
+      const a = await first.client("a");
       const { holderPid } = await a.request("claim", CLAIM);
       signalPid(holderPid as number, "SIGKILL");
-      await agent.exit;
-      const isFree = await becomesFree(agent.dirs, isBroken ? NEVER_MS : LONG_MS);
-      if (!isFree) return "a holder that no record names outlived its agent";
+      await first.exit;
+      await using second = await start({ dirs: made.dirs });
+      await using watcher = await second.client("w");
+      const { locks } = await watcher.request<Status>("status", { name: NAME });
+      if (locks[0]!.holders[0]?.kind !== "own") {
+        return "the next agent does not know whose lock it is";
+      }
     },
   },
 ];
@@ -313,6 +317,10 @@ for (const { missing, patches, fault = [], events } of REPLAYS) {
     assert.notEqual(how, undefined, "the replay does not bite");
     t.diagnostic(how!);
   });
+}
+
+interface Status {
+  locks: { holders: { kind: string }[] }[];
 }
 
 interface Hello {

@@ -82,7 +82,7 @@ export const VARIANTS: readonly Variant[] = [
   },
   {
     missing: 12,
-    what: "the tie of a holder that replaces a killed one",
+    what: "the record of a new holder before its order",
     limits: { CRASHES: 1, KILLS: 1, CLAIMS: 1 },
     violated: "lossIsExplained",
   },
