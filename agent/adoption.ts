@@ -15,19 +15,25 @@ import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import { LOCK_FD } from "./holder/order.ts";
 import type { LockFile } from "./lock_file.ts";
-import { copyLockFile } from "./lock_file_copy.ts";
+import { copyLockFile, lockOn } from "./lock_file_copy.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import {
   isAlive,
   listDescriptors,
   listPids,
+  type ProcessId,
   readBootId,
   readCommand,
   readPidNamespace,
+  readStat,
 } from "./proc.ts";
 import { type LockRecord, type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
 import { Session, type SessionParts } from "./session.ts";
+import { sendSignals } from "./signals.ts";
+
+/** How a holder is called: by its lock once it has its order, by its program before. */
+const HOLDER_COMMS = ["session-lock-", "sshlock-holder"];
 
 /** What an adoption works with. */
 export interface AdoptionParts {
@@ -90,6 +96,7 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
     return false;
   }
   if (file === undefined) {
+    endIdleHolder(record.holder);
     parts.log("record-stale", facts);
     return true;
   }
@@ -102,6 +109,16 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
   parts.table.adopt(name, record, file, new AdoptedHolder(record.holder, parts.holders), claimants);
   crashPoint("adoption.lock-adopted");
   return false;
+}
+
+/**
+ * Ends a recorded holder that has no lock: its agent was killed before it had given it one, or after
+ * it had freed it. A record may be forged, so no process is ended that is no holder or has a lock.
+ */
+function endIdleHolder(holder: ProcessId): void {
+  const comm = isAlive(holder) ? readStat(holder.pid)?.comm : undefined;
+  const isHolder = HOLDER_COMMS.some((start) => comm?.startsWith(start));
+  if (isHolder && lockOn(holder.pid, LOCK_FD) === undefined) sendSignals(holder, ["SIGKILL"]);
 }
 
 function dropRecord(records: Records, name: string, record: LockRecord | undefined): void {

@@ -8,7 +8,7 @@ import { readFileSync, statSync } from "node:fs";
 import { LOCK_FD } from "./holder/order.ts";
 import { closeDescriptor, copyDescriptor, openPidfd } from "./libc.ts";
 import type { LockFile } from "./lock_file.ts";
-import { isAlive, listDescriptors, type ProcessId } from "./proc.ts";
+import { isAlive, listDescriptors, type ProcessId, readStat } from "./proc.ts";
 
 /**
  * The very open file description that the holder has; opening the path anew would make another.
@@ -16,7 +16,7 @@ import { isAlive, listDescriptors, type ProcessId } from "./proc.ts";
  * @param holder The process.
  * @param path The lock file.
  * @returns `undefined` where the process is gone or is no holder of this lock.
- * @throws {ErrnoError} It is, and it is not ours to ask.
+ * @throws {Error} It lives, and it is not ours to ask.
  */
 export function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
   const pidfd = openPidfd(holder.pid);
@@ -34,14 +34,21 @@ export function copyLockFile(holder: ProcessId, path: string): LockFile | undefi
 /**
  * Whether a process has a lock file as descriptor 999, with a lock on it.
  *
- * The path may have been unlinked meanwhile; then the link says so, and the lock is lost anyway.
+ * The file may have been unlinked meanwhile: the lock is lost then, and its session is to be told.
  *
  * @param pid The process.
  * @param path The lock file.
+ * @throws {Error} It lives, and its descriptors cannot be read: that proves nothing.
  */
 export function isHolderOf(pid: number, path: string): boolean {
-  const target = listDescriptors(pid)?.find(([fd]) => fd === LOCK_FD)?.[1];
-  return target === path && lockOn(pid, LOCK_FD) !== undefined;
+  const descriptors = listDescriptors(pid);
+  if (descriptors === undefined && readStat(pid) !== undefined) {
+    throw new Error(`the descriptors of process ${pid} cannot be read`);
+  }
+  const target = descriptors?.find(([fd]) => fd === LOCK_FD)?.[1];
+  // The kernel adds the word; proc_pid_fd(5).
+  const isFile = target === path || target === `${path} (deleted)`;
+  return isFile && lockOn(pid, LOCK_FD) !== undefined;
 }
 
 /**

@@ -285,6 +285,7 @@ export class LockTable {
     const ownership: Ownership = {
       ...{ name, owner, uid, shared, token, since, sinceAt, file, holder },
       grants: [],
+      isReplaced: false,
       parked: undefined,
     };
     for (const [index, { purpose, onEnd, graceMs, parkMs }] of partsOfRecord(record).entries()) {
@@ -435,7 +436,9 @@ export class LockTable {
       const isBlocked = entry.attempt?.isQueued === true || !isCompatible(entry, claim);
       if (isBlocked && claim !== entry.attempt) void this.#refuse(entry, claim);
     }
-    if (entry.attempt === undefined && entry.queue.length > 0) this.#start(entry);
+    const [first] = entry.queue;
+    const mayStart = first !== undefined && !waitsForCleanUp(entry, first);
+    if (entry.attempt === undefined && mayStart) this.#start(entry);
     const isEmpty = entry.ownerships.length + entry.queue.length === 0 &&
       entry.attempt === undefined;
     if (isEmpty && this.#entries.get(entry.name) === entry) this.#entries.delete(entry.name);
@@ -476,7 +479,8 @@ export class LockTable {
       if (outcome.kind === "locked") {
         // An ownership whose file was replaced may not have been found yet; its sessions are told first.
         this.checkFiles(entry.name);
-        this.#grant(entry, claim, outcome);
+        if (waitsForCleanUp(entry, claim)) await this.#putBack(entry, claim, outcome);
+        else this.#grant(entry, claim, outcome);
       }
     } catch (error) {
       this.#settleRefused(entry, claim, error as Error);
@@ -485,6 +489,18 @@ export class LockTable {
       this.#finishStart(claim);
       this.#pump(entry);
     }
+  }
+
+  /** The new file is free, but processes of a session that had the old one are still there. */
+  async #putBack(
+    entry: LockEntry,
+    claim: PendingClaim,
+    { file, holder }: { file: LockFile; holder: HolderProcess },
+  ): Promise<void> {
+    unlock(file, holder);
+    await holder.ended;
+    if (claim.waitMs === 0) throw await this.#contended(entry, claim);
+    this.#tellQueued(entry, claim);
   }
 
   #grant(
@@ -515,7 +531,7 @@ export class LockTable {
       const token = this.#parts.tokens.next();
       const [since, sinceAt] = [Date.now(), performance.now()];
       const facts = { name, owner, uid, shared, token, since, sinceAt };
-      return { ...facts, file, holder, grants: [], parked: undefined };
+      return { ...facts, file, holder, grants: [], isReplaced: false, parked: undefined };
     } catch (error) {
       unlock(file, holder);
       throw error;
@@ -651,7 +667,8 @@ export class LockTable {
     const entry = this.#entryOf(name);
     const isDropped = reason === "session-ended" || reason === "silence";
     const isLast = grants.length === 1 && grants.includes(grant);
-    if (parkMs > 0 && isDropped && isLast) this.#park(entry, grant, parkMs);
+    const isWorthIt = parkMs > 0 && !grant.ownership.isReplaced;
+    if (isWorthIt && isDropped && isLast) this.#park(entry, grant, parkMs);
     else this.#end(entry, grant, "lost");
   }
 
@@ -746,14 +763,16 @@ export class LockTable {
     const { file, name } = ownership;
     if (isOver(ownership) || isStillThere(file)) return;
     const detail = `lock file ${file.path} was removed or replaced`;
+    ownership.isReplaced = true;
     this.#lose(this.#entryOf(name), ownership, "lock-file-replaced", detail);
   }
 
   #lose(entry: LockEntry, ownership: Ownership, reason: LossReason, detail: string): void {
     this.#endPark(ownership, detail);
     for (const grant of [...ownership.grants]) {
-      // A session that is ending has been told its first cause.
-      if (grant.claimant.state !== "ending") this.#notifyLoss(grant, reason, detail);
+      // A session that is ending has been told its first cause, and its processes are waited for.
+      if (grant.claimant.state === "ending") continue;
+      this.#notifyLoss(grant, reason, detail);
       this.#end(entry, grant, "lost");
     }
   }
@@ -869,6 +888,11 @@ export class LockTable {
     const entries = [...this.#byClaimant.get(claimant) ?? []];
     return entries.flatMap((entry) => grantOf(entry, claimant) ?? []);
   }
+}
+
+/** The kernel keeps nobody out for the sake of a file that was replaced; we do, for our own claims. */
+function waitsForCleanUp(entry: LockEntry, claim: PendingClaim): boolean {
+  return entry.ownerships.some(({ isReplaced }) => isReplaced) && !isCompatible(entry, claim);
 }
 
 function refuseLongParking(

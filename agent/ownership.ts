@@ -74,6 +74,8 @@ export interface Ownership {
   holder: Holder;
   /** The sessions of the owner that have it, in the order they came. */
   readonly grants: Grant[];
+  /** The path leads to another file: it excludes nobody, and only waits for sessions that are ending. */
+  isReplaced: boolean;
   /** Present while no session has it, and it is reserved for its owner. */
   parked: Parking | undefined;
 }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { readFileSync, unlinkSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { test } from "node:test";
 import { agentCommand, type AgentProcess, dirArgs, startAgent } from "../support/agent_process.ts";
 import { until } from "../support/events.ts";
@@ -10,7 +11,6 @@ import { requires, root } from "../support/requires.ts";
 import { RpcError } from "../support/rpc_client.ts";
 import { type BridgedSession, openBridged } from "../support/ssh_session.ts";
 import { makeTempDir } from "../support/temp_dir.ts";
-import { resolve } from "node:path";
 
 const skip = requires("sshd", "ssh", "ssh-keygen", root);
 
@@ -112,6 +112,32 @@ test("status shows an ending session and what it waits for; drain waits and kill
   assert.ok(isAlive(work), "drain kills nothing");
   signalPid(work, "SIGKILL");
   await watcher.request("claim", { name: "x", waitMs: 10_000 });
+});
+
+test("a lock file that is replaced while its session ends hands the lock to nobody sooner", {
+  skip,
+}, async () => {
+  await using host = await startHost();
+  const first = host.open(`nohup sleep 1000 >/dev/null 2>&1 & echo $! >$DIR/work`);
+  await claim(first, "a", { name: "x", onEnd: "drain", parkMs: 60_000 });
+  const work = await host.pid("work");
+  await first.kill();
+  await using second = await host.agent.client("b");
+  const isEnding = async () => {
+    const { locks } = await second.request<Status>("status", { name: "x" });
+    return locks[0]!.holders[0]?.state === "ending";
+  };
+  await until(isEnding, { what: "a session that is ending" });
+  unlinkSync(join(host.agent.dirs.lockDir, "session-lock-x"));
+  const refused = await second.request("claim", { name: "x" }).then(() => undefined, (e) => e);
+  assert.equal((refused as RpcError | undefined)?.data?.code, "contended");
+  const waiting = second.request("claim", { name: "x", waitMs: 60_000 });
+  await second.notification("queued");
+  assert.ok(await isEnding());
+  assert.ok(isAlive(work));
+  signalPid(work, "SIGKILL");
+  await waiting;
+  assert.equal(isAlive(work), false);
 });
 
 test("leave frees the lock at once and looks after nothing", { skip }, async (t) => {

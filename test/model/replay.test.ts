@@ -159,11 +159,11 @@ const REPLAYS: Replay[] = [
   {
     missing: 8,
     patches: [{
-      file: "agent/adoption.ts",
+      file: "agent/lock_file_copy.ts",
       find: "import { readFileSync, statSync } from",
       replace: "import { openSync, readFileSync, statSync } from",
     }, {
-      file: "agent/adoption.ts",
+      file: "agent/lock_file_copy.ts",
       find: "copyDescriptor(pidfd, LOCK_FD)",
       replace: `openSync(path, "r")`,
     }],
@@ -186,8 +186,8 @@ const REPLAYS: Replay[] = [
     missing: 9,
     patches: [{
       file: "agent/run_file.ts",
-      find: "!flock(fd, LOCK_EX | LOCK_NB)",
-      replace: "false",
+      find: "flock(fd, LOCK_EX | LOCK_NB)",
+      replace: "true",
     }, {
       file: "agent/adoption.ts",
       find: "!isAlive(agent)",
