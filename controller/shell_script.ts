@@ -25,7 +25,8 @@ export const EXIT = { noLockFile: 92, contended: 124, failed: 125, missing: 127 
  *   That of busybox has no -w, and answers a wrong option with the code of contention.
  * - The file is opened for reading first: with fs.protected_regular, O_CREAT on another user's file
  *   fails even for root. A FIFO would block, so only a regular file is opened.
- * - The path may have been replaced between open and flock: then it is started over.
+ * - The path may have been replaced between open and flock: then it is started over. Small systems
+ *   have no /dev/fd.
  * Holding it:
  * - `sleep` of uutils and busybox look at argv[0] and end at once when it is renamed: where the short
  *   try of it fails, a bash that reads the channel takes its place.
@@ -67,7 +68,7 @@ while :; do
   status=$?
   [ $status != 1 ] || contended
   [ $status = 0 ] || { say "flock-failed $status"; exit ${EXIT.failed}; }
-  [ "$file" -ef /dev/fd/999 ] && break
+  [ "$file" -ef /dev/fd/999 ] || [ "$file" -ef /proc/self/fd/999 ] && break
 done
 exec 3<&0
 if (exec -a "session-lock-$name" sleep 0) >/dev/null 2>&1; then
