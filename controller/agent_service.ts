@@ -74,6 +74,8 @@ export class AgentService implements LockService {
   readonly #watches = new Map<string, ClaimWatch>();
   /** Locks that are held: the rest of the watches are claims that wait. */
   readonly #held = new Set<string>();
+  /** Locks whose claim or release is not answered: if the link is lost, the agent may have them as ours. */
+  readonly #inDoubt = new Set<string>();
 
   /**
    * @param way The way.
@@ -112,18 +114,21 @@ export class AgentService implements LockService {
       );
     }
     this.#watches.set(name, watch);
+    this.#inDoubt.add(name);
     this.#heartbeat.start();
     const giveClaimUp = () => this.#client.request("release", { name }).catch(() => {});
     try {
       const answer = this.#client.request("claim", params) as Promise<ClaimResult>;
       watch.signal?.addEventListener("abort", giveClaimUp, { once: true });
       const result = await answer;
+      this.#inDoubt.delete(name);
       await this.proven;
       watch.signal?.throwIfAborted();
       // Its loss may have come in the same packet as its grant.
       if (this.#watches.get(name) === watch) this.#held.add(name);
       return { ...result, release: () => this.#release(name) };
     } catch (error) {
+      if (error instanceof WireError) this.#inDoubt.delete(name);
       this.#forget(name);
       watch.signal?.throwIfAborted();
       // Where `hello` was refused, that is the cause and this is what followed.
@@ -204,10 +209,13 @@ export class AgentService implements LockService {
     if (this.#resuming !== undefined) await this.#resuming;
     const watch = this.#watches.get(name);
     this.#watches.delete(name);
+    this.#inDoubt.add(name);
     try {
       const { heldMs } = await this.#client.request("release", { name }) as ReleaseResult;
+      this.#inDoubt.delete(name);
       return heldMs;
     } catch (error) {
+      if (error instanceof WireError) this.#inDoubt.delete(name);
       // Lost on the way: whoever releases is to know that it was not held to the end.
       if (watch !== undefined && isNotHeld(error)) {
         watch.onLoss({
@@ -234,15 +242,19 @@ export class AgentService implements LockService {
   /** The link is gone; the session lives on at the agent for a while, and so do its locks. */
   #onClosed(client: AgentClient, detail: string): void {
     if (client !== this.#client) return;
-    const mayResume = !this.#isClosed && this.#held.size > 0 && this.#hello?.session !== undefined;
+    const mayHold = this.#held.size > 0 || this.#inDoubt.size > 0;
+    const mayResume = !this.#isClosed && mayHold && this.#hello?.session !== undefined;
     if (!mayResume) return this.#end(detail);
     this.#resuming = this.#resume(detail).finally(() => this.#resuming = undefined);
   }
 
-  /** Tries until the locks would be given up anyway; the heartbeat's clock goes on meanwhile. */
+  /**
+   * Tries until the locks would be given up anyway; the heartbeat's clock goes on meanwhile. Only to
+   * give back what is in doubt, it tries once.
+   */
   async #resume(detail: string): Promise<void> {
     let why = detail;
-    while (!this.#isClosed && this.#held.size > 0) {
+    for (let tries = 0; !this.#isClosed && (this.#held.size > 0 || tries === 0); tries++) {
       this.#heartbeat.check();
       const outcome = await this.#tryResume(this.#hello!.session.secret);
       if (outcome === "resumed") return this.#reconnect.onResumed(detail);
@@ -259,6 +271,7 @@ export class AgentService implements LockService {
       // Something has to be asked: `hello` goes out with it.
       await Promise.all([client.hello, client.request("ping", {})]);
       const { locks } = await client.hello;
+      await this.#giveBackInDoubt(client, locks);
       this.#client = client;
       for (const name of [...this.#held]) {
         const isHeld = locks.some((lock) => lock.name === name);
@@ -270,6 +283,15 @@ export class AgentService implements LockService {
       const isFinal = error instanceof WireError || (error as Error).name === "ConnectError";
       return { why: (error as Error).message, isFinal };
     }
+  }
+
+  /** Nobody here answers for these locks: kept, they would shut others out until silence ends the session. */
+  async #giveBackInDoubt(client: AgentClient, locks: { name: string }[]): Promise<void> {
+    const ours = locks.filter(({ name }) => this.#inDoubt.has(name) && !this.#held.has(name));
+    this.#inDoubt.clear();
+    await Promise.all(
+      ours.map(({ name }) => client.request("release", { name }).catch(() => {})),
+    );
   }
 
   #accept(hello: HelloResult): void {
