@@ -8,7 +8,16 @@ import { closeSync, constants, fstatSync, mkdtempSync, openSync, rmSync } from "
 import { join } from "node:path";
 import { HolderPool, type HolderProcess } from "../holder.ts";
 import { kernelFileKey, readKernelLocks } from "../kernel_locks.ts";
-import { flock, LOCK_EX, LOCK_NB, LOCK_UN } from "../libc.ts";
+import { LOCK_FD } from "../holder/order.ts";
+import {
+  closeDescriptor,
+  copyDescriptor,
+  flock,
+  LOCK_EX,
+  LOCK_NB,
+  LOCK_UN,
+  openPidfd,
+} from "../libc.ts";
 import { isStillThere, type LockFile, openLockFile } from "../lock_file.ts";
 import { readCommand } from "../proc.ts";
 import { type Finding, found, type Scene } from "./finding.ts";
@@ -35,7 +44,7 @@ export async function checkProbeLock({ paths, uid }: Scene): Promise<Finding[]> 
   try {
     const file = openLockFile(folder, NAME, { peerUid: uid });
     try {
-      return [await probe(paths.holder, file)];
+      return await probe(paths.holder, file);
     } finally {
       closeSync(file.fd);
     }
@@ -46,7 +55,7 @@ export async function checkProbeLock({ paths, uid }: Scene): Promise<Finding[]> 
   }
 }
 
-async function probe(executable: string, file: LockFile): Promise<Finding> {
+async function probe(executable: string, file: LockFile): Promise<Finding[]> {
   const pool = new HolderPool(executable, { keepsSpare: false });
   const order = { name: NAME, shared: false, wait: false, tied: true };
   let holder: HolderProcess | undefined;
@@ -54,9 +63,9 @@ async function probe(executable: string, file: LockFile): Promise<Finding> {
   const impatience = setTimeout(() => holder?.kill(), PROBE_LIMIT_MS);
   try {
     const { outcome } = await pool.lock(order, file.fd, { onStart: (each) => holder = each });
-    if (outcome.kind === "locked") return judge(file, holder!.pid);
+    if (outcome.kind === "locked") return [judge(file, holder!.pid), judgeTakeOver(holder!.pid)];
     const reason = outcome.kind === "failed" ? outcome.reason : "it says another has the lock";
-    return found(ID, "fail", `Probe lock was not taken: ${reason}`, hintFor(reason));
+    return [found(ID, "fail", `Probe lock was not taken: ${reason}`, hintFor(reason))];
   } finally {
     clearTimeout(impatience);
     flock(file.fd, LOCK_UN);
@@ -75,6 +84,26 @@ function judge(file: LockFile, pid: number): Finding {
   if (problem !== undefined) return found(ID, "fail", `Probe lock: ${problem}`);
   const what = "Probe lock: taken by a holder, refused to others, /proc/locks names the holder";
   return found(ID, "ok", what);
+}
+
+/** What a restarted agent does with each holder; a container's filter of system calls may forbid it. */
+function judgeTakeOver(pid: number): Finding {
+  const id = "take-over";
+  const pidfd = openPidfd(pid);
+  try {
+    if (pidfd === undefined) return found(id, "fail", "Take-over: the probe's holder has ended");
+    closeDescriptor(copyDescriptor(pidfd, LOCK_FD));
+    return found(id, "ok", "Take-over: a holder's descriptor can be copied");
+  } catch (error) {
+    const what =
+      `Take-over: a holder's descriptor cannot be copied (${(error as Error).message}): ` +
+      "after a restart of the agent locks stay held, and sessions lose them";
+    const hint = "lower kernel.yama.ptrace_scope; for a container: allow pidfd_getfd(2), " +
+      "with systemd-nspawn by SystemCallFilter=pidfd_getfd";
+    return found(id, "warn", what, hint);
+  } finally {
+    if (pidfd !== undefined) closeDescriptor(pidfd);
+  }
 }
 
 /** What flock(1) by the path would meet. */

@@ -51,6 +51,7 @@ test("every check of the host has its say", async () => {
     "lock-file",
     "holder-file",
     "probe-lock",
+    "take-over",
     "config-file",
     "agent",
     "token-counter",
