@@ -23,7 +23,7 @@ export interface BridgedSession {
  * @param epilogue Shell commands after the bridge has ended; without them the session ends with it.
  */
 export function openBridged(
-  sshd: PrivateSshd,
+  sshd: Pick<PrivateSshd, "sshArgs">,
   prelude: string,
   bridge: string[],
   epilogue?: string,

@@ -65,6 +65,12 @@ export class NoBaseRootError extends Error {
 }
 
 let made: Promise<string> | undefined;
+let note = "the base root came from the cache";
+
+/** Where the base root came from, and what that took, for people. */
+export function describeBaseRoot(): string {
+  return note;
+}
 
 /**
  * The base root's folder. Makes it where the cache has none, which takes about a minute.
@@ -114,7 +120,7 @@ async function make(mirror: Mirror, folder: string): Promise<void> {
     rmSync(target, { recursive: true, force: true });
   }
   const seconds = ((performance.now() - began) / 1000).toFixed(0);
-  console.log(`base root of the test hosts made in ${seconds} s`);
+  note = `the base root was made in ${seconds} s`;
 }
 
 /** Somebody else may have made it meanwhile; theirs is as good. */

@@ -30,6 +30,11 @@ export interface ScriptEnd {
 export interface HostOptions {
   /** Files to put there before it boots: path and content. */
   files?: Record<string, string>;
+  /**
+   * Whether pidfd_getfd(2) works there, as on a machine; default `true`. systemd-nspawn filters it out
+   * unless told.
+   */
+  copiesDescriptors?: boolean;
 }
 
 /** A host that has booted. */
@@ -69,7 +74,7 @@ mount -t overlay -o "lowerdir=$BASE,upperdir=$DIR/fs/upper,workdir=$DIR/fs/work"
 umask 022
 cp -r "$DIR/files/." "$DIR/fs/root/"
 exec systemd-nspawn --quiet --boot --directory="$DIR/fs/root" --machine="$NAME" --uuid="$UUID" \\
-  --register=no --keep-unit --private-network --resolv-conf=off --timezone=off \\
+  --register=no --keep-unit --private-network --resolv-conf=off --timezone=off $OPTIONS \\
   --bind-ro="$REPOSITORY/install.sh:${PACKAGE}/install.sh" \\
   --bind-ro="$REPOSITORY/dist/sshlock-agent:${PACKAGE}/dist/sshlock-agent"
 `;
@@ -148,6 +153,7 @@ export async function bootHost(options: HostOptions = {}): Promise<BootedHost> {
       BASE: base,
       CGROUPS: cgroups.join(" "),
       DIR: dir.path,
+      OPTIONS: options.copiesDescriptors === false ? "" : "--system-call-filter=pidfd_getfd",
       NAME: `sshlock-${process.pid}-${id.replace(/[^A-Za-z0-9]/g, "0")}`,
       REPOSITORY: resolve("."),
       UUID: randomUUID(),
