@@ -1,64 +1,15 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readFileSync, unlinkSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { test } from "node:test";
-import { agentCommand, type AgentProcess, dirArgs, startAgent } from "../support/agent_process.ts";
 import { until } from "../support/events.ts";
-import { type PrivateSshd, startPrivateSshd } from "../support/private_sshd.ts";
 import { isAlive, readStat, signalPid } from "../support/processes.ts";
 import { requires, root } from "../support/requires.ts";
 import { RpcError } from "../support/rpc_client.ts";
-import { type BridgedSession, openBridged } from "../support/ssh_session.ts";
-import { makeTempDir } from "../support/temp_dir.ts";
+import { claim, startHost } from "./leftovers_host.ts";
 
 const skip = requires("sshd", "ssh", "ssh-keygen", root);
-
-interface Host extends AsyncDisposable {
-  agent: AgentProcess;
-  sshd: PrivateSshd;
-  /** Opens a session that leaves processes behind; their pids come from files they write. */
-  open(prelude: string, epilogue?: string): BridgedSession;
-  /** The pid that a prelude has written with `echo $! >$DIR/name`. */
-  pid(name: string): Promise<number>;
-}
-
-async function startHost(): Promise<Host> {
-  const dir = await makeTempDir("leftovers");
-  const agent = await startAgent();
-  const sshd = await startPrivateSshd({ dir: dir.path });
-  const [program, ...rest] = agentCommand().map((word) =>
-    word.startsWith("dist/") ? resolve(word) : word
-  );
-  const bridge = [program!, ...rest, "bridge", ...dirArgs(agent.dirs)];
-  return {
-    agent,
-    sshd,
-    open: (prelude, epilogue) => openBridged(sshd, `DIR=${dir.path}\n${prelude}`, bridge, epilogue),
-    pid: (name) =>
-      until(() => {
-        try {
-          return Number(readFileSync(`${dir.path}/${name}`, "utf8")) || undefined;
-        } catch {
-          return undefined;
-        }
-      }, { what: `the pid of ${name}` }),
-    async [Symbol.asyncDispose]() {
-      await sshd.stop();
-      await agent.stop();
-      await dir.remove();
-    },
-  };
-}
-
-async function claim(
-  session: BridgedSession,
-  owner: string,
-  params: Record<string, unknown>,
-): Promise<number> {
-  await session.client.request("hello", { protocol: 1, client: "test", owner });
-  return (await session.client.request<{ token: number }>("claim", params)).token;
-}
 
 test("a lock goes to the next only when a killed session's processes are gone", {
   skip,
