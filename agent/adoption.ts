@@ -20,11 +20,11 @@ import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import {
   isAlive,
-  listDescriptors,
   listPids,
   type ProcessId,
   readBootId,
   readCommand,
+  readDescriptor,
   readPidNamespace,
   readStat,
 } from "./proc.ts";
@@ -62,14 +62,16 @@ export interface AdoptionParts {
 export function adoptLocks(parts: AdoptionParts): void {
   const { records, log } = parts;
   records.sweep();
+  const [bootId, pidNamespace] = [readBootId(), readPidNamespace()];
+  const isGone = predecessors();
   for (const name of records.names()) {
     const record = records.read(name);
-    const isCurrent = record?.bootId === readBootId();
+    const isCurrent = record?.bootId === bootId;
     // Pids of another container mean nothing here, and its agent may come back for them.
-    if (isCurrent && record.pidNamespace !== readPidNamespace()) continue;
+    if (isCurrent && record.pidNamespace !== pidNamespace) continue;
     const ownerships = isCurrent ? record.ownerships : [];
     // A command that holds its lock by itself writes records too, and looks after them.
-    const left = ownerships.filter(({ agent }) => !isAlive(agent))
+    const left = ownerships.filter(({ agent }) => isGone(agent))
       // Parking writes the record anew: by then all others are in it.
       .sort((a, b) => Number(a.parked !== undefined) - Number(b.parked !== undefined));
     const stale = left.filter((ownership) => adoptOwnership(parts, name, ownership));
@@ -80,6 +82,16 @@ export function adoptLocks(parts: AdoptionParts): void {
   for (const session of new Set(parts.sessions.sessions.values())) {
     session.awaitResume("the agent has started anew");
   }
+}
+
+/** Whether a process is gone; nearly all records name the same one, and none comes back. */
+function predecessors(): (agent: ProcessId) => boolean {
+  const gone = new Set<string>();
+  return (agent) => {
+    const key = `${agent.pid}/${agent.startTime}`;
+    if (!gone.has(key) && !isAlive(agent)) gone.add(key);
+    return gone.has(key);
+  };
 }
 
 /** Whether the ownership needs its record no longer, because its holder is gone. */
@@ -130,8 +142,8 @@ function unexplainedHolders({ lockDir, table }: AdoptionParts): { pid: number; n
   const known = table.holderPids();
   return listPids().flatMap((pid) => {
     if (known.has(pid) || !readCommand(pid)?.startsWith("session-lock-")) return [];
-    const target = listDescriptors(pid)?.find(([fd]) => fd === LOCK_FD)?.[1];
-    const name = target?.startsWith(`${lockDir}/`) === true
+    const target = readDescriptor(pid, LOCK_FD);
+    const name = target.startsWith(`${lockDir}/`)
       ? lockNameOfFile(target.slice(lockDir.length + 1))
       : undefined;
     return name === undefined ? [] : [{ pid, name }];

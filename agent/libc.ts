@@ -13,6 +13,8 @@ const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
 const SO_PEERGROUPS = 59;
 const SCM_RIGHTS = 1;
+const AF_INET = 2;
+const AF_INET6 = 10;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 // The same on every architecture, like all system calls since Linux 5.0.
@@ -102,6 +104,8 @@ interface Symbols {
   sendmsg(fd: number, message: Uint8Array, flags: number): number | bigint;
   syscall(number: number, a: number, b: number, c: number, d: number): number | bigint;
   poll(entries: Uint8Array, count: number, timeoutMs: number): number;
+  getpeername(fd: number, address: Uint8Array, size: Uint8Array): number;
+  getsockname(fd: number, address: Uint8Array, size: Uint8Array): number;
   close(fd: number): number;
   fcntl(fd: number, command: number, value: number): number;
   errno(): number;
@@ -259,6 +263,39 @@ export function copyDescriptor(pidfd: number, fd: number): number {
   throw new ErrnoError("pidfd_getfd", libc.errno());
 }
 
+/** One end of a TCP connection. */
+export interface Endpoint {
+  /** 4 or 16 bytes. */
+  address: number[];
+  /** The port. */
+  port: number;
+}
+
+/**
+ * Both ends of a TCP connection.
+ *
+ * @param fd A descriptor.
+ * @returns `undefined` when it is none.
+ * @see getpeername(2), ip(7), ipv6(7)
+ */
+export function endpointsOf(fd: number): { peer: Endpoint; local: Endpoint } | undefined {
+  const libc = symbols();
+  const [peer, local] = [libc.getpeername, libc.getsockname].map((ask) => {
+    const address = new Uint8Array(28);
+    const size = new Uint32Array([address.length]);
+    return ask(fd, address, bytesOf(size)) === 0 ? toEndpoint(address) : undefined;
+  });
+  return peer === undefined || local === undefined ? undefined : { peer, local };
+}
+
+/** struct sockaddr_in or sockaddr_in6: family, port, and for IPv6 a flow label before the address. */
+function toEndpoint(bytes: Uint8Array): Endpoint | undefined {
+  const family = bytes[0]! | bytes[1]! << 8;
+  const port = bytes[2]! << 8 | bytes[3]!;
+  if (family === AF_INET) return { address: [...bytes.subarray(4, 8)], port };
+  return family === AF_INET6 ? { address: [...bytes.subarray(8, 24)], port } : undefined;
+}
+
 /**
  * Looks which descriptors are readable, without waiting.
  *
@@ -362,6 +399,8 @@ function openWithDeno(name: string): Symbols {
     sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
     syscall: { parameters: ["isize", "isize", "isize", "isize", "isize"], result: "isize" },
     poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
+    getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+    getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
     __errno_location: { parameters: [], result: "pointer" },
@@ -372,6 +411,8 @@ function openWithDeno(name: string): Symbols {
     sendmsg: library.sendmsg!,
     syscall: library.syscall!,
     poll: library.poll!,
+    getpeername: library.getpeername!,
+    getsockname: library.getsockname!,
     close: library.close!,
     fcntl: library.fcntl!,
     errno: () => new UnsafePointerView(library.__errno_location!()).getInt32(),
@@ -403,6 +444,8 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       sendmsg: { args: ["i32", "ptr", "i32"], returns: "i64_fast" },
       syscall: { args: ["i64", "i64", "i64", "i64", "i64"], returns: "i64_fast" },
       poll: { args: ["ptr", "u64", "i32"], returns: "i32" },
+      getpeername: { args: ["i32", "ptr", "ptr"], returns: "i32" },
+      getsockname: { args: ["i32", "ptr", "ptr"], returns: "i32" },
       close: { args: ["i32"], returns: "i32" },
       fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
       __errno_location: { args: [], returns: "ptr" },
@@ -413,6 +456,8 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       sendmsg: library.sendmsg!,
       syscall: library.syscall!,
       poll: library.poll!,
+      getpeername: library.getpeername!,
+      getsockname: library.getsockname!,
       close: library.close!,
       fcntl: library.fcntl!,
       errno: () => read.i32(library.__errno_location!(), 0),

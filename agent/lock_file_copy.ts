@@ -8,7 +8,7 @@ import { readFileSync, statSync } from "node:fs";
 import { LOCK_FD } from "./holder/order.ts";
 import { closeDescriptor, copyDescriptor, openPidfd } from "./libc.ts";
 import type { LockFile } from "./lock_file.ts";
-import { isAlive, listDescriptors, type ProcessId, readStat } from "./proc.ts";
+import { isAlive, listDescriptors, type ProcessId, readDescriptor, readStat } from "./proc.ts";
 
 /**
  * The very open file description that the holder has; opening the path anew would make another.
@@ -41,11 +41,10 @@ export function copyLockFile(holder: ProcessId, path: string): LockFile | undefi
  * @throws {Error} It lives, and its descriptors cannot be read: that proves nothing.
  */
 export function isHolderOf(pid: number, path: string): boolean {
-  const descriptors = listDescriptors(pid);
-  if (descriptors === undefined && readStat(pid) !== undefined) {
+  const target = readDescriptor(pid, LOCK_FD);
+  if (target === "" && listDescriptors(pid) === undefined && readStat(pid) !== undefined) {
     throw new Error(`the descriptors of process ${pid} cannot be read`);
   }
-  const target = descriptors?.find(([fd]) => fd === LOCK_FD)?.[1];
   // The kernel adds the word; proc_pid_fd(5).
   const isFile = target === path || target === `${path} (deleted)`;
   return isFile && lockOn(pid, LOCK_FD) !== undefined;

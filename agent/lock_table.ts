@@ -85,6 +85,9 @@ const HOLDER_RESTART_PAUSE_MS = 200;
 /** Holders that are started at once: each start takes a millisecond in which nobody else is heard. */
 const MAX_STARTING = 4;
 
+/** Records that are written in one turn of the event loop, at some 50 µs each. */
+const RECORDS_PER_TURN = 20;
+
 /** What a table works with. */
 export interface LockTableParts extends KernelClaimParts {
   /** Counts tokens. */
@@ -117,6 +120,8 @@ export class LockTable {
   readonly #starting = new Set<PendingClaim>();
   /** Locks whose first claim waits for its turn to be tried. */
   readonly #deferred = new Set<LockEntry>();
+  /** Locks whose record is to be written anew, but not at once. */
+  readonly #unrecorded = new Set<string>();
   #ownershipCount = 0;
 
   /** Called when the first lock is granted (`true`) and when the last one has ended (`false`). */
@@ -842,6 +847,7 @@ export class LockTable {
   }
 
   #record(entry: LockEntry): void {
+    this.#unrecorded.delete(entry.name);
     const ownerships = entry.ownerships.map((ownership) => toRecord(ownership, this.#agent));
     const { name } = entry;
     const [bootId, pidNamespace] = [this.#bootId, this.#pidNamespace];
@@ -849,11 +855,21 @@ export class LockTable {
     if (error !== undefined) this.#parts.log("record-failed", { name, message: error.message });
   }
 
-  /** A lock that has ended is free already: its record may wait until the next claim is under way. */
+  /**
+   * A lock that has ended is free already: its record may wait until the next claim is under way.
+   * Thousands may end at once, so they are written in turns.
+   */
   #recordLater(name: string): void {
-    setImmediate(() => {
+    if (this.#unrecorded.size === 0) setImmediate(() => this.#recordSome());
+    this.#unrecorded.add(name);
+  }
+
+  #recordSome(): void {
+    let left = RECORDS_PER_TURN;
+    for (const name of this.#unrecorded) {
+      if (left-- === 0) return void setImmediate(() => this.#recordSome());
       this.#record(this.#entries.get(name) ?? emptyEntry(name));
-    });
+    }
   }
 
   // ---- bookkeeping -----------------------------------------------------------------------------

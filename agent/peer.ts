@@ -6,7 +6,14 @@
 
 import { readFileSync } from "node:fs";
 import { isIP } from "node:net";
-import type { PeerCredentials } from "./libc.ts";
+import {
+  closeDescriptor,
+  copyDescriptor,
+  type Endpoint,
+  endpointsOf,
+  openPidfd,
+  type PeerCredentials,
+} from "./libc.ts";
 import {
   listDescriptors,
   type ProcessId,
@@ -89,14 +96,44 @@ function isListener(pid: number): boolean {
   return !bySshd && !(executable?.endsWith("/sshd-session") ?? false);
 }
 
-/** Needs the right to see the descriptors of sshd, which only root has. */
+/**
+ * Needs the right to see the descriptors of sshd, which only root has.
+ *
+ * Reading the host's TCP connections takes milliseconds, in which nobody else is heard; so sshd's own
+ * descriptor is asked first, and /proc/net only where that may not be copied.
+ */
 function connectionOf(pid: number): string | undefined {
-  const inodes = (listDescriptors(pid) ?? [])
-    .map(([, target]) => /^socket:\[(\d+)\]$/.exec(target)?.[1])
-    .filter((inode) => inode !== undefined);
+  const sockets = (listDescriptors(pid) ?? [])
+    .filter(([, target]) => target.startsWith("socket:["))
+    .sort(([a], [b]) => a - b);
+  if (sockets.length === 0) return undefined;
+  try {
+    return askSockets(pid, sockets.map(([fd]) => fd));
+  } catch {
+    return searchTables(pid, sockets.map(([, target]) => target.slice("socket:[".length, -1)));
+  }
+}
+
+/** The first of its descriptors is the client's; forwarded connections come later. */
+function askSockets(pid: number, fds: number[]): string | undefined {
+  const pidfd = openPidfd(pid);
+  if (pidfd === undefined) return undefined;
+  try {
+    for (const fd of fds) {
+      const copy = copyDescriptor(pidfd, fd);
+      const ends = endpointsOf(copy);
+      closeDescriptor(copy);
+      if (ends !== undefined) return [ends.peer, ends.local].map(formatEndpoint).join(" ");
+    }
+    return undefined;
+  } finally {
+    closeDescriptor(pidfd);
+  }
+}
+
+function searchTables(pid: number, inodes: string[]): string | undefined {
   for (const table of ["tcp", "tcp6"]) {
     const connections = readTable(pid, table).map((line) => line.trim().split(/\s+/));
-    // The first of its descriptors is the client's; forwarded connections come later.
     for (const inode of inodes) {
       // State 01 is ESTABLISHED.
       const found = connections.find((fields) => fields[9] === inode && fields[3] === "01");
@@ -104,10 +141,6 @@ function connectionOf(pid: number): string | undefined {
     }
   }
   return undefined;
-}
-
-function decodeEndpoint(field: string): string {
-  return `${decodeAddress(field)} ${parseInt(field.split(":")[1]!, 16)}`;
 }
 
 function readTable(pid: number, table: string): string[] {
@@ -119,10 +152,20 @@ function readTable(pid: number, table: string): string[] {
 }
 
 /** `0100007F:1F90` is 127.0.0.1 port 8080: each 32-bit word in the order of the host's bytes. */
-function decodeAddress(field: string): string {
-  const hex = field.split(":")[0]!;
+function decodeEndpoint(field: string): string {
+  const [hex, port] = field.split(":") as [string, string];
   const words = hex.match(/.{8}/g) ?? [];
-  const bytes = words.flatMap((word) => word.match(/../g)!.reverse().map((b) => parseInt(b, 16)));
+  const address = words.flatMap((word) =>
+    word.match(/../g)!.reverse().map((byte) => parseInt(byte, 16))
+  );
+  return formatEndpoint({ address, port: parseInt(port, 16) });
+}
+
+function formatEndpoint({ address, port }: Endpoint): string {
+  return `${formatAddress(address)} ${port}`;
+}
+
+function formatAddress(bytes: number[]): string {
   if (bytes.length === 4) return bytes.join(".");
   const mapped = bytes.slice(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff;
   if (mapped) return bytes.slice(12).join(".");

@@ -4,7 +4,16 @@
  * @module
  */
 
-import { readdirSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { Buffer } from "node:buffer";
+import {
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  statSync,
+} from "node:fs";
 
 /** A process that cannot be mistaken for a later one with the same pid. */
 export interface ProcessId {
@@ -180,6 +189,17 @@ export function listDescriptors(pid: number): [fd: number, target: string][] | u
 }
 
 /**
+ * What one open descriptor of a process leads to; empty where it has none of that number, or it is not
+ * ours to see.
+ *
+ * @param pid The pid.
+ * @param fd The number of the descriptor.
+ */
+export function readDescriptor(pid: number, fd: number): string {
+  return readLink(`/proc/${pid}/fd/${fd}`);
+}
+
+/**
  * The path of the executable of a process; `undefined` when it is not ours to see.
  *
  * @param pid The pid.
@@ -226,11 +246,29 @@ export function whyProcIsBlind(): string | undefined {
   return undefined;
 }
 
+/** As much as a file of /proc gives in one read at most, but for environments and command lines. */
+const buffer = Buffer.alloc(64 * 1024);
+
+/** Into one buffer for all: thousands are read in a row, and readFileSync() takes a new one for each. */
 function readProcFile(pid: number, file: string): string | undefined {
+  let fd: number;
   try {
-    return readFileSync(`/proc/${pid}/${file}`, "utf8");
+    fd = openSync(`/proc/${pid}/${file}`, "r");
   } catch {
     return undefined;
+  }
+  try {
+    let text = "";
+    for (;;) {
+      const length = readSync(fd, buffer, 0, buffer.length, null);
+      text += buffer.toString("utf8", 0, length);
+      // What is made line by line is whole at the first short read; what is copied ends at none.
+      if (length === 0 || (file === "stat" && length < buffer.length)) return text;
+    }
+  } catch {
+    return undefined;
+  } finally {
+    closeSync(fd);
   }
 }
 

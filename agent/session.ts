@@ -212,8 +212,10 @@ export class Session implements Claimant, Listened {
     const { marks, clientAddress } = identifySshSession(this.peer, this.#marks.root);
     this.clientAddress ??= clientAddress;
     this.#isIdentified = marks.variable !== undefined;
+    const before = JSON.stringify(this.#marks);
     this.#marks = { ...marks, variable: marks.variable ?? this.#marks.variable };
-    this.#parts.table.recordOf(this);
+    // Each of its locks has a record, and one that stays unknown is looked at again and again.
+    if (JSON.stringify(this.#marks) !== before) this.#parts.table.recordOf(this);
   }
 
   /** A session's silence means something only while it has or wants a lock. */

@@ -26,6 +26,8 @@ export interface AgentOptions {
   env?: Record<string, string>;
   /** A program with arguments that starts it in its own place: `["nsenter", "--net=…"]`. It must exec. */
   prefix?: string[];
+  /** Against hanging until it accepts, in milliseconds; 10,000 unless told. */
+  deadlineMs?: number;
   /** The holder's program; the built one for this machine unless told. */
   holder?: string;
 }
@@ -93,7 +95,7 @@ export async function startAgent(options: AgentOptions = {}): Promise<AgentProce
     await made?.remove();
   };
   try {
-    await untilAccepting(dirs.socket, exit, events);
+    await untilAccepting(dirs.socket, exit, events, options.deadlineMs);
   } catch (error) {
     await stop();
     throw error;
@@ -153,6 +155,7 @@ async function untilAccepting(
   socket: string,
   exit: Promise<ChildExit>,
   events: EventLog<Record<string, unknown>>,
+  deadlineMs?: number,
 ): Promise<void> {
   let ended: string | undefined;
   exit.then(
@@ -162,6 +165,7 @@ async function untilAccepting(
   const what = "a socket that accepts";
   const outcome = await until<string | boolean>(() => ended ?? accepts(socket), {
     what,
+    deadlineMs,
     intervalMs: 5,
   });
   if (outcome !== true) {
