@@ -2,14 +2,15 @@ import { listPids } from "../agent/proc.ts";
 import { boundFacts, measureBounds } from "./bounds.ts";
 import { measureClaims } from "./claims.ts";
 import { measureCommands } from "./commands.ts";
+import { measureCrowd } from "./crowd.ts";
 import { measureHandover } from "./handover.ts";
-import { type Fact, residentFacts, type Row } from "./report.ts";
+import { crowdFacts, type Fact, residentFacts, type Row } from "./report.ts";
 import { measureResidents, type Residents } from "./resident.ts";
 import type { Times } from "./sampling.ts";
 import type { World } from "./world.ts";
 
 /** How often each thing is measured: enough for a 99th percentile, in three minutes in all. */
-const ROUNDS = { claims: 500, handover: 500, commands: 150, bounds: 100 };
+const ROUNDS = { claims: 500, handover: 500, commands: 150, bounds: 100, crowd: 300 };
 
 /** What one part of the bench has found. */
 export interface Part {
@@ -70,6 +71,16 @@ export const PARTS: [name: string, measure: Measure][] = [
         row(["sshlock-agent version", version], ["bash -c :", bash], "slower", 5),
       ],
       notes: [`starting /bin/true, which is part of each command above: p50 ${ms(times.true)}`],
+    };
+  }],
+  ["many locks and sessions", async (world, signal, cleanUp) => {
+    const crowd = await measureCrowd(world, ROUNDS.crowd, cleanUp, signal);
+    const { crowded, empty } = crowd.times;
+    const what = `claim beside ${crowd.locks} held locks`;
+    return {
+      times: crowd.times,
+      rows: [row([what, crowded], ["claim with none held", empty], "slower", 2)],
+      facts: crowdFacts(crowd),
     };
   }],
   ["bounds", async (world, signal, cleanUp) => {

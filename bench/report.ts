@@ -1,3 +1,4 @@
+import type { Crowd } from "./crowd.ts";
 import type { Machine } from "./machine.ts";
 import type { Residents } from "./resident.ts";
 import type { Times } from "./sampling.ts";
@@ -46,6 +47,17 @@ export function residentFacts({ holder, holderProcesses, agent }: Residents): Fa
     fact("idle agent: private", mb(agent.privateKb), "6 MB", agent.privateKb <= 6 * 1_024),
     fact("idle agent: wake-ups", `${agent.switches} ${seconds}`, "0", agent.switches === 0),
   ];
+}
+
+/** What each further lock and session costs the agent, as facts; the goals are ours, not the design's. */
+export function crowdFacts({ lockKb, sessionKb }: Crowd): Fact[] {
+  const fact = (what: string, kb: number, most: number) => ({
+    what: `agent, memory for each ${what}`,
+    found: `${kb.toFixed(1)} kB`,
+    goal: `${most} kB`,
+    isMet: kb <= most,
+  });
+  return [fact("session", sessionKb, 16), fact("held lock", lockKb, 16)];
 }
 
 /** The report for people, at most 80 columns wide. */
