@@ -174,12 +174,18 @@ async function untilAccepting(
   }
 }
 
+/**
+ * Whether an agent answers. That it accepts proves nothing: the socket of one that was killed does for
+ * as long as a process that it was just starting has not executed its own program.
+ */
 function accepts(socket: string): Promise<boolean> {
   return new Promise((resolve) => {
     const stream = connect(socket);
-    stream.once("connect", () => resolve(true));
-    stream.once("error", () => resolve(false));
-    stream.once("connect", () => stream.destroy());
+    stream.once("connect", () => stream.write('{"jsonrpc":"2.0","id":0,"method":"ping"}\n'));
+    stream.once("data", () => resolve(true));
+    stream.on("error", () => resolve(false));
+    stream.once("close", () => resolve(false));
+    stream.once("data", () => stream.destroy());
   });
 }
 
