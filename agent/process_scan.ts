@@ -14,6 +14,13 @@ import { isDead, listPids, type ProcessStat, readEnvironments, readStat, readUid
 /** Processes between two turns of the event loop, so that a scan delays no claim. */
 const PIDS_PER_TURN = 100;
 
+/**
+ * Passes of one scan: each reads the processes that came while the last one went on, so that one which
+ * is started by another that then ends is not missed. The later ones are short; on a host that starts
+ * processes all the time there would be no end to them.
+ */
+const MAX_PASSES = 5;
+
 /** What /proc/PID/sessionid shows where PAM has set none. */
 const NO_AUDIT_SESSION = 4_294_967_295;
 
@@ -49,12 +56,18 @@ export class ProcessScan {
    */
   static async read(spared: ReadonlySet<number>): Promise<ProcessScan> {
     const processes = new Map<number, ProcessStat>();
+    const listed = new Set<number>();
     let looked = 0;
-    for (const pid of listPids()) {
-      if (spared.has(pid)) continue;
-      const stat = readStat(pid);
-      if (stat !== undefined) processes.set(pid, stat);
-      if (++looked % PIDS_PER_TURN === 0) await setImmediate();
+    for (let passes = 0; passes < MAX_PASSES; passes++) {
+      const fresh = listPids().filter((pid) => !listed.has(pid));
+      if (fresh.length === 0) break;
+      for (const pid of fresh) {
+        listed.add(pid);
+        if (spared.has(pid)) continue;
+        const stat = readStat(pid);
+        if (stat !== undefined) processes.set(pid, stat);
+        if (++looked % PIDS_PER_TURN === 0) await setImmediate();
+      }
     }
     return new ProcessScan(processes);
   }
