@@ -1,0 +1,375 @@
+import type { Patch } from "../support/agent_build.ts";
+import type { Crowd, RunOptions, RunResult } from "./run_history.ts";
+import type { Ending } from "./ssh_worker.ts";
+
+/** An agent that is wrong on purpose, and what shows it. */
+export interface BrokenCase {
+  /** What is wrong, after "an agent that". */
+  name: string;
+  patches: Patch[];
+  /** Faults that the case needs; those whose defence it lacks. */
+  faults?: Record<string, number>;
+  crowd?: Partial<Crowd>;
+  more?: Partial<RunOptions>;
+  /** How a controller's session ends. */
+  endings?: Ending[];
+  /** What shows it beside a broken rule, a leak, or a run that hangs. */
+  isSeen?: (result: RunResult) => boolean;
+  /** Only root can show it. */
+  needsRoot?: true;
+}
+
+const table = "agent/lock_table.ts";
+const kernelClaim = "agent/kernel_claim.ts";
+const entry = "agent/lock_entry.ts";
+const session = "agent/session.ts";
+const leftovers = "agent/leftovers.ts";
+const cleanUp = "agent/clean_up.ts";
+const tokens = "agent/token_store.ts";
+
+/** Programs that are killed and leave something behind, beside others that want the lock. */
+const runs = { run: 3, shell: 1 };
+/** The same over SSH. */
+const controllers = { library: 3, shell: 1 };
+const foreigners = { shell: 3, flock: 1 };
+
+/** For what is only seen at the end. */
+const brief = { minMs: 4_000, operations: 100 };
+
+function patch(file: string, find: string, replace: string): Patch {
+  return { file, find, replace };
+}
+
+const importFlock = patch(
+  table,
+  'import { performance } from "node:perf_hooks";',
+  'import { performance } from "node:perf_hooks"; import { flock, LOCK_UN } from "./libc.ts";',
+);
+
+/** Bugs that somebody might make. */
+export const bugs: BrokenCase[] = [
+  {
+    name: "skips the clean-up",
+    patches: [
+      patch(
+        session,
+        "if (policy !== undefined) await this.#clearForSure",
+        "if (policy === undefined) await this.#clearForSure",
+      ),
+    ],
+    crowd: runs,
+    endings: ["controller-killed"],
+  },
+  {
+    name: "gives a token twice now and then",
+    patches: [
+      patch(tokens, "?? Date.now()) + 1;", "?? Date.now()) + (Math.random() < 0.1 ? 0 : 1);"),
+    ],
+  },
+  {
+    name: "counts tokens in memory",
+    patches: [patch(
+      tokens,
+      "const last = this.#readLast(fd);",
+      "const last = this.#reserved++; if (Date.now() < 0) this.#readLast(fd);",
+    )],
+    faults: { "agent-killed": 1 },
+    more: { faultPauseMs: 1000 },
+  },
+  {
+    name: "releases at the end of a connection, whatever lives on",
+    patches: [patch(
+      session,
+      "    this.awaitResume(detail);\n  }",
+      "    this.#parts.table.finishEnd(this);\n  }",
+    )],
+    crowd: controllers,
+    endings: ["hung-up", "controller-killed"],
+  },
+  {
+    name: "does not look whether the locked file is still the lock's",
+    patches: [patch(kernelClaim, "!claim.isSettled && isStillThere(file)", "!claim.isSettled")],
+    faults: { "lock-file-unlinked": 1 },
+    crowd: { shell: 3 },
+    more: { locks: 1, unlinkedLocks: 1, waiting: 70, faultPauseMs: 300, holdMs: 100 },
+  },
+  {
+    name: "keeps no descriptor of what its holder has locked",
+    patches: [
+      importFlock,
+      patch(table, 'log("holder-died",', 'flock(file.fd, LOCK_UN); log("holder-died",'),
+    ],
+    faults: { "holder-killed": 1 },
+    crowd: { ...foreigners, localProcesses: 1 },
+    more: { holdMs: 200, faultPauseMs: 50 },
+  },
+  {
+    name: "does not tie a holder to itself until its record is written",
+    patches: [
+      patch(kernelClaim, "tied: true };", "tied: false };"),
+      patch(
+        table,
+        "const token = this.#parts.tokens.next();",
+        "for (const end = performance.now() + 8; performance.now() < end;); " +
+          "const token = this.#parts.tokens.next();",
+      ),
+    ],
+    faults: { "agent-killed": 1 },
+    more: { faultPauseMs: 1000, ...brief },
+  },
+  {
+    name: "writes no record before it lets its holder go",
+    patches: [patch(
+      table,
+      '    this.#record(entry);\n    crashPoint("grant.recorded");',
+      '    crashPoint("grant.recorded");',
+    )],
+    faults: { "agent-killed": 1 },
+    more: { holdMs: 300, faultPauseMs: 1000, ...brief },
+  },
+  {
+    name: "adopts a lock by opening its path anew",
+    patches: [
+      patch(
+        "agent/lock_file_copy.ts",
+        "const fd = copyDescriptor(pidfd, LOCK_FD);",
+        "copyDescriptor; const fd = openSync(path, 'r');",
+      ),
+      patch(
+        "agent/lock_file_copy.ts",
+        'import { readFileSync, statSync } from "node:fs";',
+        'import { openSync, readFileSync, statSync } from "node:fs";',
+      ),
+    ],
+    faults: { "agent-restarted": 1, "holder-killed": 2 },
+    crowd: foreigners,
+    more: { holdMs: 2500, faultPauseMs: 100 },
+  },
+  {
+    name: "lets an owner of another user join",
+    patches: [patch(entry, "uid === claimant.peer.uid && isShared", "isShared")],
+    crowd: { strangers: true },
+    more: { holdMs: 100, owners: 1 },
+    needsRoot: true,
+  },
+  {
+    name: "lets a claim join a session that is ending",
+    patches: [patch(
+      entry,
+      'grants.some((grant) => grant.claimant.state !== "ending")',
+      "grants.length > 0",
+    )],
+    crowd: { library: 3 },
+    endings: ["sshd-killed"],
+    more: { owners: 1, sharesControllers: true, locks: 1, endingShare: 60 },
+  },
+  {
+    name: "grants a shared lock beside an exclusive one",
+    patches: [
+      patch(entry, "ownership.shared && claim.shared", "ownership.shared || claim.shared"),
+      patch(kernelClaim, "{ name, shared, wait:", "{ name, shared: true, wait:"),
+    ],
+    more: { holdMs: 100 },
+  },
+  {
+    name: "unlocks before it clears away what is left",
+    patches: [
+      importFlock,
+      patch(
+        table,
+        "this.#notifyLoss(grant, cause.reason, cause.detail);",
+        "this.#notifyLoss(grant, cause.reason, cause.detail); flock(grant.ownership.file.fd, LOCK_UN);",
+      ),
+    ],
+    crowd: { ...runs, ...foreigners },
+    endings: ["controller-killed"],
+  },
+  {
+    name: "grants before the holder has answered",
+    patches: [patch(
+      "agent/holder.ts",
+      "const outcome = await holder.send(order, fd);",
+      'void holder.send(order, fd); const outcome = { kind: "locked" } as OrderOutcome;',
+    )],
+    crowd: foreigners,
+  },
+  {
+    name: "forgets the order of its waiters",
+    patches: [patch(entry, "place < 0 ? queue.length : place", "0 * place")],
+    more: { waiting: 90, holdMs: 100 },
+  },
+  {
+    name: "sends TERM and never KILL",
+    patches: [
+      patch(
+        cleanUp,
+        'if (isOverdue) sendSignals(leftover, ["SIGKILL"]);',
+        "if (isOverdue) return;",
+      ),
+    ],
+    crowd: runs,
+    endings: ["controller-killed"],
+    more: { ...brief },
+  },
+  {
+    name: "searches for leftovers only once",
+    patches: [patch(
+      cleanUp,
+      "for (let empty = 0; empty < EMPTY_SEARCHES;) {",
+      "for (let once = 0, empty = 0; once < 1; once += 1 + 0 * empty + 0 * EMPTY_SEARCHES) {",
+    )],
+    crowd: runs,
+    endings: ["controller-killed"],
+  },
+  {
+    name: "takes stopped processes for dead",
+    patches: [patch(leftovers, "!isDead(stat) &&", '!isDead(stat) && stat.state !== "T" &&')],
+    crowd: runs,
+    endings: ["controller-killed"],
+    more: { ...brief },
+  },
+  {
+    name: "looks only at descendants",
+    patches: [patch(
+      leftovers,
+      "variable === undefined ? [] : scan",
+      "variable === undefined || uid >= 0 ? [] : scan",
+    )],
+    crowd: runs,
+    endings: ["controller-killed"],
+  },
+  {
+    name: "believes the environment of other users' processes",
+    patches: [patch(
+      "agent/process_scan.ts",
+      "this.#uidOf(stat) === uid ? valuesOf",
+      "this.#uidOf(stat) !== -uid - 1 ? valuesOf",
+    )],
+    faults: { "controller-killed": 1 },
+    more: { holdMs: 300, ...brief },
+    needsRoot: true,
+  },
+  {
+    name: "counts an ownership's end before its last session",
+    patches: [patch(
+      table,
+      "const isLast = ownership.grants.length === 0;",
+      "const isLast = ownership.grants.length <= 1;",
+    )],
+    more: { owners: 1, holdMs: 100, waiting: 5 },
+  },
+];
+
+/** A bug of the holder. */
+export const holderBug: BrokenCase = {
+  name: "has a holder that does not call flock(2)",
+  patches: [],
+  crowd: foreigners,
+};
+
+/** For each fault that no bug above is about: an agent that lacks what it has against that fault. */
+export const defences: BrokenCase[] = [
+  {
+    name: "controller killed: nobody looks at the end of a connection",
+    patches: [patch(
+      session,
+      "this.#parts.table.cancelClaims(this, detail);",
+      'if (detail !== "") return; this.#parts.table.cancelClaims(this, detail);',
+    )],
+    faults: { "controller-killed": 1 },
+    more: { holdMs: 300, ...brief },
+  },
+  {
+    name: "agent killed: locks are not taken over",
+    patches: [patch(
+      "agent/server.ts",
+      "adoptLocks({ records,",
+      "if (Date.now() < 0) adoptLocks({ records,",
+    )],
+    faults: { "agent-killed": 1 },
+    more: { holdMs: 300, faultPauseMs: 1000, ...brief },
+  },
+  {
+    name: "agent restarted: it takes its holders with it",
+    patches: [patch(
+      "agent/server.ts",
+      "    pool.close();\n",
+      "    for (const pid of table.holderPids()) process.kill(pid, 'SIGKILL');\n    pool.close();\n",
+    )],
+    faults: { "agent-restarted": 1 },
+    crowd: foreigners,
+    more: { holdMs: 1000, faultPauseMs: 1000 },
+  },
+  {
+    name: "holder killed: its lock is given up",
+    patches: [patch(table, "tries < MAX_HOLDER_RESTARTS &&", "tries < 0 * MAX_HOLDER_RESTARTS &&")],
+    faults: { "holder-killed": 1 },
+    more: { holdMs: 200, ...brief, faultPauseMs: 50 },
+    isSeen: ({ verdict }) => (verdict.losses["holder-failed"] ?? 0) > 0,
+  },
+  {
+    name: "waiting holder killed: its claim is given up",
+    patches: [
+      patch(
+        "agent/holder.ts",
+        "if (!mayRetry || holder.wasKilled)",
+        "if (mayRetry || holder.wasKilled || outcome.kind !== 'failed')",
+      ),
+    ],
+    faults: { "spare-holder-killed": 2, "holder-killed": 1 },
+    more: { waiting: 80, holdMs: 50, ...brief, faultPauseMs: 30 },
+    isSeen: ({ verdict }) => (verdict.answers["holder-failed"] ?? 0) > 0,
+  },
+  {
+    name: "sshd killed: nothing is cleared away",
+    patches: [
+      patch(
+        session,
+        "if (policy !== undefined) await this.#clearForSure",
+        "if (policy === undefined) await this.#clearForSure",
+      ),
+    ],
+    crowd: controllers,
+    endings: ["sshd-killed"],
+  },
+  {
+    name: "sshd stopped, controller stopped, partition: silence means nothing",
+    patches: [
+      patch(
+        session,
+        "  endForSilence(): void {\n",
+        "  endForSilence(): void {\n    if (this.id !== '') return;\n",
+      ),
+    ],
+    crowd: { library: 3 },
+    endings: ["sshd-stopped"],
+    more: { endingShare: 100, minMs: 6000, operations: 0 },
+  },
+  {
+    name: "clock set back: tokens are times",
+    patches: [
+      patch(
+        tokens,
+        "(last ?? this.#readReserved() ?? Date.now()) + 1;",
+        "Date.now() + 0 * (last ?? 0);",
+      ),
+    ],
+    faults: { "clock-back": 1, "clock-forward": 1 },
+  },
+  {
+    name: "descriptors used up: nobody counts them",
+    patches: [
+      patch(
+        "agent/limits.ts",
+        "this.#descriptors + descriptors > this.#maxDescriptors",
+        "this.#descriptors < 0",
+      ),
+    ],
+    faults: { "out-of-descriptors": 1 },
+    more: { maxDescriptors: 1100, minMs: 4000, operations: 0 },
+    isSeen: ({ verdict: { answers } }) =>
+      ["holder-failed", "internal", "lock-file", "no-token"].some((code) =>
+        (answers[code] ?? 0) > 0
+      ),
+  },
+];

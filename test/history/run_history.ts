@@ -1,0 +1,508 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { chmodSync, copyFileSync, cpSync, mkdirSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Target, Way as Transport } from "../../controller/mod.ts";
+import { builtHolder, dirArgs } from "../support/agent_process.ts";
+import { bundleProgram } from "../support/bundle.ts";
+import { type ChildExit, childExit, eachLine } from "../support/child.ts";
+import { until } from "../support/events.ts";
+import { type PrivateSshd, startPrivateSshd, whyNoSshd } from "../support/private_sshd.ts";
+import {
+  freeze,
+  killAndConfirm,
+  processesWithLockIn,
+  readStat,
+  signalPid,
+} from "../support/processes.ts";
+import { findTool } from "../support/requires.ts";
+import { checkHistory, type Verdict } from "./checker.ts";
+import { checkTheEnd, processesOf } from "./end_checks.ts";
+import { faults as allFaults, type FaultTargets } from "./faults.ts";
+import type { HistoryEvent } from "./history.ts";
+import { HistoryFiles } from "./history_files.ts";
+import { absoluteWords, Host } from "./host.ts";
+import type { WorkerConfig } from "./local_worker.ts";
+import { makeNetwork, type Network, whyNoNetwork } from "./network.ts";
+import { makeRandom, type Random } from "./random.ts";
+import { Recorder } from "./recorder.ts";
+import type { Ending, SshConfig } from "./ssh_worker.ts";
+import type { ToolConfig } from "./tool_worker.ts";
+
+/** How many clients of each kind. */
+export interface Crowd {
+  /** Processes of local clients, and clients in each. */
+  localProcesses: number;
+  localClients: number;
+  /** Whether one more process of them belongs to another user (needs root). */
+  strangers: boolean;
+  run: number;
+  shell: number;
+  flock: number;
+  library: number;
+  bridge: number;
+}
+
+/** What a run is made of. */
+export interface RunOptions {
+  seed: number;
+  /** The agent's argv. */
+  agent: string[];
+  holder?: string;
+  maxDescriptors?: number;
+  crowd: Crowd;
+  locks: number;
+  /** Locks, of those, whose files are taken away. */
+  unlinkedLocks: number;
+  /** By name; how often each is chosen, relative to the others. */
+  faults: Record<string, number>;
+  /** Pause between two faults, in milliseconds, at most. */
+  faultPauseMs: number;
+  endings: Ending[];
+  /** Of 100 locks of a controller, how many end otherwise than by release. */
+  endingShare: number;
+  /** Owners that clients share. */
+  owners: number;
+  /** Whether controllers, too, claim under these owners. */
+  sharesControllers?: boolean;
+  pauseUs: number;
+  /** Of 100 claims, how many wait. */
+  waiting: number;
+  /** The longest time that local clients hold a lock, in milliseconds. */
+  holdMs: number;
+  /** It ends when so many operations are done, but not before `minMs`. */
+  operations: number;
+  minMs: number;
+  deadlineMs: number;
+  /** Whether to look at the history while it grows, and to stop at the first broken rule. */
+  stopsAtViolation: boolean;
+  /** Time for locks and leftovers to go at the end, in milliseconds. */
+  endDeadlineMs: number;
+  /** Told what goes on. */
+  say?: (line: string) => void;
+}
+
+/** What a run came to. */
+export interface RunResult {
+  verdict: Verdict;
+  /** What was found when all clients had ended. */
+  leaks: string[];
+  /** Why the run did not come to its end, as far as it did not. */
+  failure: string | undefined;
+  elapsedMs: number;
+  clients: number;
+}
+
+interface Worker {
+  child: ChildProcess;
+  exit: Promise<ChildExit>;
+  config: WorkerConfig;
+  kind: "local" | "stranger" | "tools" | "ssh";
+}
+
+/** The silence limit of controllers, in milliseconds: short, so that silence is met often. */
+const silenceMs = 2_500;
+
+/** Nobody: the user of strangers and bystanders. */
+const strangerUid = 65_534;
+
+/** Between two looks at what has been recorded, in milliseconds. */
+const lookMs = 400;
+
+/** Runs clients and faults, and judges what they recorded. */
+export async function runHistory(options: RunOptions): Promise<RunResult> {
+  await using run = new Run(options);
+  return await run.toTheEnd();
+}
+
+class Run implements AsyncDisposable {
+  readonly #options: RunOptions;
+  readonly #random: Random;
+  readonly #startedAt = performance.now();
+  readonly #workers = new Set<Worker>();
+  readonly #locks: string[];
+  readonly #unlinked: string[];
+  readonly #owners: string[];
+  readonly #bystanders: ChildProcess[] = [];
+  #host!: Host;
+  #recorder!: Recorder;
+  #network: Network | undefined;
+  #sshd: PrivateSshd | undefined;
+  #history!: string;
+  #files!: HistoryFiles;
+  #actor!: string[];
+  #programs!: Record<"local" | "tools" | "ssh", string>;
+  #spawned = 0;
+  #isEnding = false;
+  #failure: string | undefined;
+
+  constructor(options: RunOptions) {
+    this.#options = options;
+    this.#random = makeRandom(options.seed);
+    const { locks, unlinkedLocks, owners } = options;
+    this.#unlinked = Array.from({ length: unlinkedLocks }, (_, index) => `taken-${index}`);
+    const others = Array.from({ length: locks - unlinkedLocks }, (_, index) => `lock-${index}`);
+    this.#locks = [...others, ...this.#unlinked];
+    this.#owners = Array.from({ length: owners }, (_, index) => `team-${index}`);
+  }
+
+  async toTheEnd(): Promise<RunResult> {
+    await this.#prepare();
+    this.#startAll();
+    const faulting = this.#injectFaults();
+    await this.#untilEnough();
+    this.#isEnding = true;
+    await faulting;
+    await this.#endWorkers();
+    const verdict = this.#look();
+    const isOver = !verdict.ok && this.#options.stopsAtViolation;
+    const leaks = isOver ? [] : await this.#checkTheEnd();
+    const { localProcesses, localClients, strangers, ...others } = this.#options.crowd;
+    const clients = (localProcesses + Number(strangers)) * localClients +
+      Object.values(others).reduce((a, b) => a + b);
+    const elapsedMs = Math.round(performance.now() - this.#startedAt);
+    this.#keep(verdict.ok && leaks.length === 0 && this.#failure === undefined);
+    return { verdict, leaks, failure: this.#failure, elapsedMs, clients };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isEnding = true;
+    for (const { child, exit } of this.#workers) {
+      signalPid(child.pid!, "SIGKILL");
+      await exit.catch(() => {});
+    }
+    await this.#sshd?.stop();
+    for (const pid of this.#actor === undefined ? [] : processesOf(this.#actor[1]!)) {
+      await killAndConfirm(pid);
+    }
+    for (const { pid } of this.#bystanders) signalPid(pid!, "SIGKILL");
+    await this.#host?.[Symbol.asyncDispose]();
+    await this.#network?.[Symbol.asyncDispose]();
+  }
+
+  // ---- beginning -------------------------------------------------------------------------------
+
+  async #prepare(): Promise<void> {
+    const { agent, holder, maxDescriptors, crowd } = this.#options;
+    // The recorder's file lies in a folder that the host makes: the host comes first.
+    const late: { recorder?: Recorder } = {};
+    const recorder = {
+      write: (event: never, t?: number) => late.recorder?.write(event, t),
+    } as unknown as Recorder;
+    this.#host = await Host.start({
+      ...{ agent, recorder },
+      ...(holder === undefined ? {} : { holder }),
+      ...(maxDescriptors === undefined ? {} : { maxDescriptors }),
+    });
+    const { dir } = this.#host;
+    this.#history = join(dir, "history");
+    mkdirSync(this.#history);
+    chmodSync(this.#history, 0o777);
+    this.#files = new HistoryFiles(this.#history);
+    this.#recorder = late.recorder = new Recorder(join(this.#history, "driver.jsonl"));
+    // A copy whose path is this run's own: its processes can be told from others'.
+    const actor = join(dir, "actor.pl");
+    copyFileSync("test/fixtures/actor.pl", actor);
+    chmodSync(actor, 0o755);
+    this.#actor = [findTool("perl")!, actor];
+    const bundle = (name: string) => bundleProgram(`test/history/${name}_worker.ts`, dir);
+    this.#programs = {
+      local: await bundle("local"),
+      tools: await bundle("tool"),
+      ssh: await bundle("ssh"),
+    };
+    if (crowd.library + crowd.bridge === 0 || whyNoSshd() !== undefined) return;
+    if (whyNoNetwork() === undefined) this.#network = await makeNetwork();
+    const keys = join(dir, "sshd");
+    mkdirSync(keys);
+    this.#installAgent(join(dir, "bin"));
+    const address = this.#network?.hostAddress;
+    this.#sshd = await startPrivateSshd({
+      dir: keys,
+      extraConfig: [`SetEnv PATH=/usr/bin:/bin:${join(dir, "bin")}`],
+      ...(address === undefined ? {} : { address }),
+    });
+  }
+
+  /** Puts the agent into a folder that SSH sessions have in their PATH, for bridges. */
+  #installAgent(bin: string): void {
+    mkdirSync(bin);
+    const words = absoluteWords(this.#options.agent).map((word) => `'${word}'`).join(" ");
+    const { socket, lockDir, runtimeDir, stateDir } = this.#host.dirs;
+    // Without an agent the bridge starts none: that is for the driver to do.
+    const script = `#!/bin/sh\n[ "$1" != serve ] || exit 1\n` +
+      `export SSHLOCK_HOLDER='${resolve(builtHolder())}' SSHLOCK_LOCK_DIR='${lockDir}' ` +
+      `SSHLOCK_RUNTIME_DIR='${runtimeDir}' SSHLOCK_STATE_DIR='${stateDir}' ` +
+      `SSHLOCK_SOCKET='${socket}'\nexec ${words} "$@"\n`;
+    writeFileSync(join(bin, "sshlock-agent"), script, { mode: 0o755 });
+  }
+
+  #startAll(): void {
+    const { crowd } = this.#options;
+    for (let index = 0; index < crowd.localProcesses; index++) this.#startLocal("local");
+    if (crowd.strangers && process.getuid?.() === 0) this.#startLocal("stranger");
+    if (crowd.run + crowd.shell + crowd.flock > 0) this.#startTools();
+    if (this.#sshd === undefined) return;
+    for (let index = 0; index < crowd.library; index++) this.#startSsh("streamlocal");
+    for (let index = 0; index < crowd.bridge; index++) this.#startSsh("bridge");
+  }
+
+  #configFor(kind: string, clients: string[]): WorkerConfig {
+    const { pauseUs, waiting, holdMs } = this.#options;
+    const { socket, lockDir } = this.#host.dirs;
+    const log = join(this.#history, `${kind}-${this.#spawned}.jsonl`);
+    writeFileSync(log, "");
+    chmodSync(log, 0o666);
+    return {
+      ...{ clients, log, socket, lockDir, pauseUs, waiting, holdMs },
+      seed: this.#random.below(2 ** 32),
+      ...{ locks: this.#locks, unlinked: this.#unlinked, owners: this.#owners },
+    };
+  }
+
+  #startLocal(kind: "local" | "stranger"): void {
+    const id = ++this.#spawned;
+    const count = this.#options.crowd.localClients;
+    const names = Array.from({ length: count }, (_, index) => `${kind}${id}.${index}`);
+    const config = this.#configFor(kind, names);
+    this.#start(kind, this.#programs.local, config, kind === "stranger" ? strangerUid : undefined);
+  }
+
+  #startTools(): void {
+    const { run, shell, flock } = this.#options.crowd;
+    const id = ++this.#spawned;
+    const names = (kind: string, count: number) =>
+      Array.from({ length: count }, (_, index) => `${kind}${id}.${index}`);
+    const base = this.#configFor("tools", [
+      ...names("run", run),
+      ...names("shell", shell),
+      ...names("flock", flock),
+    ]);
+    const { dirs } = this.#host;
+    const config: ToolConfig = {
+      ...base,
+      run: [
+        ...absoluteWords(this.#options.agent),
+        ...["run", ...dirArgs(dirs), "--holder", resolve(builtHolder())],
+      ],
+      actor: this.#actor,
+      kills: this.#options.endings.length > 0,
+      pauseUs: Math.max(base.pauseUs, 40_000),
+    };
+    this.#start("tools", this.#programs.tools, config);
+  }
+
+  #startSsh(transport: Transport): void {
+    const { host, port, username, privateKey, hostFingerprint } = this.#sshd!;
+    const name = `${transport === "bridge" ? "bridge" : "ssh"}${++this.#spawned}`;
+    const target: Target = {
+      ...{ host, port, username, privateKey, hostFingerprint },
+      agentSocket: this.#host.dirs.socket,
+    };
+    const { endings, endingShare, sharesControllers } = this.#options;
+    const base = this.#configFor("ssh", [name]);
+    const owner = sharesControllers === true
+      ? this.#owners[this.#random.below(this.#owners.length)]!
+      : name;
+    const config: SshConfig = {
+      ...base,
+      library: resolve("dist/controller/mod.js"),
+      ...{ target, transport, owner, actor: this.#actor, silenceMs, endings, endingShare },
+      pauseUs: Math.max(base.pauseUs, 50_000),
+    };
+    const worker = this.#start("ssh", this.#programs.ssh, config);
+    eachLine(worker.child.stdout!, (line) => void this.#endController(worker, line));
+    // It ends with its session; another one takes its place.
+    void worker.exit.then(() => {
+      if (!this.#isEnding) this.#startSsh(transport);
+    });
+  }
+
+  #start(kind: Worker["kind"], program: string, config: WorkerConfig, uid?: number): Worker {
+    const prefix = kind === "ssh" ? this.#network?.prefix ?? [] : [];
+    const [command, ...args] = [...prefix, process.execPath, program, JSON.stringify(config)];
+    const child = spawn(command!, args, {
+      stdio: ["pipe", "pipe", "pipe"],
+      ...(uid === undefined ? {} : { uid, gid: uid }),
+    });
+    child.stdin.on("error", () => {});
+    let stderr = "";
+    eachLine(child.stderr, (line) => stderr += `\n  ${line}`);
+    const worker = { child, exit: childExit(child), config, kind };
+    this.#workers.add(worker);
+    child.once("close", (code, signal) => {
+      this.#workers.delete(worker);
+      if (stderr !== "" && kind === "ssh") this.#options.say?.(stderr.trim());
+      if (code !== 0 && signal === null) {
+        this.#failure ??= `the worker ${kind} ended with ${code}:${stderr}`;
+      }
+    });
+    return worker;
+  }
+
+  // ---- faults ----------------------------------------------------------------------------------
+
+  async #injectFaults(): Promise<void> {
+    const names = Object.entries(this.#options.faults)
+      .flatMap(([name, weight]) => Array<string>(weight).fill(name));
+    const targets = this.#targets();
+    while (!this.#isEnding && names.length > 0) {
+      await delay(20 + this.#random.below(this.#options.faultPauseMs));
+      if (this.#isEnding) return;
+      const kind = names[this.#random.below(names.length)]!;
+      const t = Number(process.hrtime.bigint());
+      try {
+        const wasDone = await allFaults[kind]!(targets);
+        if (wasDone !== false) this.#recorder.write({ e: "fault", kind }, t);
+      } catch (error) {
+        this.#failure ??= `the fault ${kind} failed: ${(error as Error).message}`;
+        return;
+      }
+    }
+  }
+
+  #targets(): FaultTargets {
+    return {
+      ...{ host: this.#host, network: this.#network, random: this.#random },
+      ...{ recorder: this.#recorder, locks: this.#locks, unlinked: this.#unlinked },
+      controllers: () => this.#pidsOf("local", "ssh"),
+      killController: () => this.#killController(),
+      sshdSessions: () => this.#sshd?.sessions().map(({ pid }) => pid) ?? [],
+    };
+  }
+
+  #pidsOf(...kinds: Worker["kind"][]): number[] {
+    return [...this.#workers].filter(({ kind }) => kinds.includes(kind))
+      .map(({ child }) => child.pid!);
+  }
+
+  /** Kills a process of local clients: all their sessions end with it. */
+  async #killController(): Promise<boolean> {
+    const locals = [...this.#workers].filter(({ kind }) => kind === "local");
+    const worker = locals[this.#random.below(Math.max(1, locals.length))];
+    if (worker === undefined || !await freeze(worker.child.pid!)) return false;
+    this.#placeBystander(worker);
+    for (const c of worker.config.clients) {
+      this.#recorder.write({ e: "end", c, how: "controller-killed" });
+    }
+    signalPid(worker.child.pid!, "SIGKILL");
+    await worker.exit;
+    this.#startLocal("local");
+    return true;
+  }
+
+  /** Another user's process that claims by its environment to belong to the session that ends. */
+  #placeBystander({ config }: Worker): void {
+    if (process.getuid?.() !== 0 || this.#bystanders.length >= 20) return;
+    const held = heldToken(this.#files.readOne(config.log));
+    if (held === undefined) return;
+    const env = { SSHLOCK_TOKEN: String(held) };
+    const options = { stdio: "ignore", env, uid: strangerUid, gid: strangerUid } as const;
+    this.#bystanders.push(spawn("sleep", ["infinity"], options));
+  }
+
+  /** A controller wants to be stopped, or cut off, and cannot do it to itself. */
+  async #endController({ child, config }: Worker, line: string): Promise<void> {
+    const ms = silenceMs + this.#random.below(silenceMs);
+    const [c] = config.clients as [string];
+    if (line === "controller-stopped") {
+      this.#recorder.write({ e: "end", c, how: line });
+      if (!signalPid(child.pid!, "SIGSTOP")) return;
+      await delay(ms);
+      signalPid(child.pid!, "SIGCONT");
+    } else if (line === "cut-off") {
+      if (this.#isEnding) return;
+      this.#network?.setLink(false);
+      await delay(ms);
+      // At the end the cable is put in for all.
+      if (!this.#isEnding) this.#network?.setLink(true);
+    }
+  }
+
+  // ---- end -------------------------------------------------------------------------------------
+
+  async #untilEnough(): Promise<void> {
+    const { operations, minMs, deadlineMs, stopsAtViolation, say } = this.#options;
+    for (let lookedAt = 0;;) {
+      await delay(lookMs);
+      const elapsedMs = performance.now() - this.#startedAt;
+      if (this.#failure !== undefined) return;
+      this.#files.read();
+      if (stopsAtViolation && !this.#look().ok) {
+        // The files are read one after the other: what proves it may have been written meanwhile.
+        await delay(lookMs);
+        if (!this.#look().ok) return;
+      }
+      if (this.#files.answers >= operations && elapsedMs >= minMs) return;
+      if (elapsedMs > deadlineMs) {
+        if (!stopsAtViolation) this.#failure = `too few operations after ${deadlineMs} ms`;
+        return;
+      }
+      if (elapsedMs - lookedAt > 10_000) {
+        say?.(`${Math.round(elapsedMs / 1000)} s: ${this.#files.answers} operations`);
+        lookedAt = elapsedMs;
+      }
+    }
+  }
+
+  async #endWorkers(): Promise<void> {
+    this.#network?.setLink(true);
+    for (const { child } of this.#workers) {
+      signalPid(child.pid!, "SIGCONT");
+      child.stdin?.end();
+    }
+    for (const worker of [...this.#workers]) {
+      const { child, exit } = worker;
+      await until(() => child.exitCode !== null || child.signalCode !== null, {
+        ...{ deadlineMs: this.#options.endDeadlineMs, what: "the end of a worker" },
+      }).catch(() => {
+        if (worker.kind !== "ssh") {
+          this.#failure ??=
+            `a ${worker.kind} worker does not come to its end: a claim or a release ` +
+            "is not answered";
+        }
+        signalPid(child.pid!, "SIGKILL");
+      });
+      await exit;
+    }
+    await this.#endShellHolders();
+  }
+
+  /** What the shell protocol leaves behind is its known leak, and ours to free. */
+  async #endShellHolders(): Promise<void> {
+    for (const pid of processesWithLockIn(this.#host.dirs.lockDir)) {
+      if (["bash", "flock", "sleep"].includes(readStat(pid)?.comm ?? "")) await killAndConfirm(pid);
+    }
+  }
+
+  async #checkTheEnd(): Promise<string[]> {
+    const { endDeadlineMs } = this.#options;
+    const bystanders = this.#bystanders.map(({ pid }) => pid!);
+    return await checkTheEnd({
+      ...{ host: this.#host, actor: this.#actor[1]!, bystanders, deadlineMs: endDeadlineMs },
+    });
+  }
+
+  /** For whoever has to find out what went wrong. */
+  #keep(isWell: boolean): void {
+    const folder = process.env.SSHLOCK_HISTORY_KEEP;
+    if (isWell || folder === undefined) return;
+    cpSync(this.#history, join(folder, `${this.#options.seed}`), { recursive: true });
+    cpSync(join(this.#host.dir, "agent.log"), join(folder, `${this.#options.seed}`, "agent.log"));
+  }
+
+  #look(): Verdict {
+    return checkHistory(this.#files.read());
+  }
+}
+
+/** The token of a lock that some client has by the end of its log. */
+function heldToken(events: readonly HistoryEvent[]): number | undefined {
+  const over = new Set(
+    events.flatMap((each) =>
+      each.e === "release" || each.e === "lost" ? [`${each.c}#${each.n}`] : []
+    ),
+  );
+  const held = events.find((each) => each.e === "granted" && !over.has(`${each.c}#${each.n}`));
+  return held?.e === "granted" ? held.token ?? undefined : undefined;
+}
