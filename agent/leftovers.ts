@@ -93,7 +93,7 @@ export class LeftoverSearch {
     const scan = await this.#scans.ask();
     const below = scan.descendantsOf(marks.root);
     // Under another session's sshd, or sshd itself: never ours, whatever its environment says.
-    const marked = (await findMarked(scan, marks)).filter((stat) => !scan.isBelowSessionSshd(stat));
+    const marked = findMarked(scan, marks).filter((stat) => !scan.isBelowSessionSshd(stat));
     const found = [...new Set([...below, ...marked])].filter((stat) =>
       !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid
     );
@@ -106,14 +106,13 @@ export class LeftoverSearch {
   }
 }
 
-async function findMarked(
+function findMarked(
   scan: ProcessScan,
   { uid, variable, scope, auditSession }: SessionMarks,
-): Promise<ProcessStat[]> {
-  const lists = await Promise.all([
-    scope === undefined ? [] : scan.inScope(scope),
-    auditSession === undefined ? [] : scan.inAuditSession(auditSession),
-    variable === undefined ? [] : scan.withVariable(uid, variable),
-  ]);
-  return lists.flat();
+): ProcessStat[] {
+  return [
+    ...scope === undefined ? [] : scan.inScope(scope),
+    ...auditSession === undefined ? [] : scan.inAuditSession(auditSession),
+    ...variable === undefined ? [] : scan.withVariable(uid, variable),
+  ];
 }

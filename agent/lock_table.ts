@@ -520,8 +520,13 @@ export class LockTable {
     claim.claimant.onGranted(ownership.token);
     this.#own(entry, ownership);
     crashPoint("grant.owned");
-    this.#record(entry);
+    const error = this.#record(entry);
     crashPoint("grant.recorded");
+    if (error !== undefined && outlivesAgent) {
+      ownership.grants.length = 0;
+      this.#free(entry, ownership);
+      throw notRecorded(entry.name, error);
+    }
     // From here on an end of this process leaves the lock with its session, not with nobody.
     if (outlivesAgent) holder.untie();
     this.#settleGranted(entry, ownership, claim, {});
@@ -548,8 +553,12 @@ export class LockTable {
     this.#index(claim.claimant).add(entry);
     this.#addGrant(ownership, claim);
     claim.claimant.onGranted(ownership.token);
-    this.#record(entry);
+    const error = this.#record(entry);
     crashPoint("join.recorded");
+    if (error !== undefined && this.#parts.outlivesAgent) {
+      ownership.grants.pop();
+      return this.#settleRefused(entry, claim, notRecorded(entry.name, error));
+    }
     this.#settleGranted(entry, ownership, claim, { joined: true });
     this.#takeovers.ask(entry);
   }
@@ -846,13 +855,15 @@ export class LockTable {
     for (const watcher of this.#watchers) watcher({ event, owner, lock });
   }
 
-  #record(entry: LockEntry): void {
+  /** What stood in the way of the record; a lock that is held stays held without it. */
+  #record(entry: LockEntry): Error | undefined {
     this.#unrecorded.delete(entry.name);
     const ownerships = entry.ownerships.map((ownership) => toRecord(ownership, this.#agent));
     const { name } = entry;
     const [bootId, pidNamespace] = [this.#bootId, this.#pidNamespace];
     const error = this.#parts.records.write({ name, bootId, pidNamespace, ownerships });
     if (error !== undefined) this.#parts.log("record-failed", { name, message: error.message });
+    return error;
   }
 
   /**
@@ -860,6 +871,8 @@ export class LockTable {
    * Thousands may end at once, so they are written in turns.
    */
   #recordLater(name: string): void {
+    // Without an agent this process ends before its next turn.
+    if (!this.#parts.outlivesAgent) return void this.#record(this.#entryOf(name));
     if (this.#unrecorded.size === 0) setImmediate(() => this.#recordSome());
     this.#unrecorded.add(name);
   }
@@ -909,6 +922,12 @@ export class LockTable {
 /** The kernel keeps nobody out for the sake of a file that was replaced; we do, for our own claims. */
 function waitsForCleanUp(entry: LockEntry, claim: PendingClaim): boolean {
   return entry.ownerships.some(({ isReplaced }) => isReplaced) && !isCompatible(entry, claim);
+}
+
+/** Should the agent end, nobody would know whose lock it is: so it is nobody's. */
+function notRecorded(name: string, cause: Error): WireError {
+  const message = `Cannot claim "${name}": its record cannot be written: ${cause.message}`;
+  return new WireError("no-record", message, { name });
 }
 
 function refuseLongParking(

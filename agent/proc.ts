@@ -132,6 +132,28 @@ export function readEnvironments(
   return [...new Set(values)];
 }
 
+/**
+ * The values of some variables in the environment of a process, read at once.
+ *
+ * @param stat The process.
+ * @param names The variables.
+ * @returns `isAny` says whether there is an environment that can be read; each variable may have
+ * several values where the threads of a process whose main thread has ended differ.
+ */
+export function readVariables(
+  { pid, state }: ProcessStat,
+  names: string[],
+): { isAny: boolean; values: Map<string, string[]> } {
+  const files = state === "Z" ? listThreads(pid).map((tid) => `task/${tid}/environ`) : ["environ"];
+  const environments = files.map((file) => readProcFile(pid, file) ?? "");
+  const values = new Map<string, string[]>();
+  for (const name of names) {
+    const found = environments.map((environment) => valueIn(environment, name));
+    values.set(name, found.filter((value) => value !== undefined));
+  }
+  return { isAny: environments.some((environment) => environment !== ""), values };
+}
+
 function valueIn(environment: string | undefined, variable: string): string | undefined {
   const entry = environment?.split("\0").find((entry) => entry.startsWith(`${variable}=`));
   return entry?.slice(variable.length + 1);
@@ -143,6 +165,17 @@ function listThreads(pid: number): string[] {
   } catch {
     return [];
   }
+}
+
+/**
+ * The user who has started a process, whatever it runs as; `undefined` when there is no such process.
+ *
+ * @param pid The pid.
+ * @see credentials(7)
+ */
+export function readRealUid(pid: number): number | undefined {
+  const uid = /^Uid:\t(\d+)/m.exec(readProcFile(pid, "status") ?? "")?.[1];
+  return uid === undefined ? undefined : Number(uid);
 }
 
 /**
@@ -263,7 +296,7 @@ function readProcFile(pid: number, file: string): string | undefined {
       const length = readSync(fd, buffer, 0, buffer.length, null);
       text += buffer.toString("utf8", 0, length);
       // What is made line by line is whole at the first short read; what is copied ends at none.
-      if (length === 0 || (file === "stat" && length < buffer.length)) return text;
+      if (length === 0 || (file.startsWith("stat") && length < buffer.length)) return text;
     }
   } catch {
     return undefined;

@@ -4,28 +4,40 @@
  * A host may have ten thousand holders and a thousand sessions that end at once: each process is read
  * once a scan, holders not at all, and a session looks its processes up instead of going through all.
  *
+ * /proc is no snapshot. A process that forks another and ends may be gone when it is read, and what it
+ * has started was not listed: a chain of such processes could walk past a scan for ever. So a scan
+ * lists again, and is over only after a list of which every process that was new could be read. Then
+ * all processes that lived when that list was made have been read while they lived; whatever has come
+ * since comes from one of them.
+ *
  * @module
  */
 
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
-import { isDead, listPids, type ProcessStat, readEnvironments, readStat, readUid } from "./proc.ts";
+import {
+  isDead,
+  listPids,
+  type ProcessStat,
+  readRealUid,
+  readStat,
+  readVariables,
+} from "./proc.ts";
 
-/** Processes between two turns of the event loop, so that a scan delays no claim. */
-const PIDS_PER_TURN = 100;
+/** Processes between two turns of the event loop, so that a scan delays no claim: some milliseconds. */
+const PIDS_PER_TURN = 50;
 
-/**
- * Passes of one scan: each reads the processes that came while the last one went on, so that one which
- * is started by another that then ends is not missed. The later ones are short; on a host that starts
- * processes all the time there would be no end to them.
- */
-const MAX_PASSES = 5;
+/** Parent of all threads of the kernel: they belong to no session, and there are hundreds. */
+const KTHREADD_PID = 2;
 
 /** What /proc/PID/sessionid shows where PAM has set none. */
 const NO_AUDIT_SESSION = 4_294_967_295;
 
 /** From OpenSSH 9.8 on the part of sshd that serves one session is a program of its own. */
 export const SSHD_NAMES: readonly string[] = ["sshd", "sshd-session"];
+
+/** The variable that the processes of an SSH session have. @see sshd(8) */
+export const CONNECTION_VARIABLE = "SSH_CONNECTION";
 
 /**
  * The variable that the processes of a local program's session have: the ids of all sessions that
@@ -35,18 +47,26 @@ export const SSHD_NAMES: readonly string[] = ["sshd", "sshd-session"];
  */
 export const SESSION_VARIABLE = "SSHLOCK_SESSION";
 
+/** A process with all that it may be known by. */
+interface Seen {
+  readonly stat: ProcessStat;
+  /** Keys of {@linkcode keyOf}. */
+  readonly marks: string[];
+}
+
 /** The processes of the host at one time, but for those that belong to no session. */
 export class ProcessScan {
-  readonly #processes: ReadonlyMap<number, ProcessStat>;
+  readonly #processes = new Map<number, ProcessStat>();
   readonly #children = new Map<number, ProcessStat[]>();
-  /** By what it is about; each is made when it is first asked for, and then serves all who ask. */
-  readonly #indexes = new Map<string, Promise<Map<unknown, ProcessStat[]>>>();
-  readonly #uids = new Map<number, number | undefined>();
+  readonly #marked = new Map<string, ProcessStat[]>();
   readonly #belowSessionSshd = new Map<number, boolean>();
 
-  private constructor(processes: ReadonlyMap<number, ProcessStat>) {
-    this.#processes = processes;
-    for (const stat of processes.values()) put(this.#children, stat.parentPid, stat);
+  private constructor(seen: Seen[]) {
+    for (const { stat, marks } of seen) {
+      this.#processes.set(stat.pid, stat);
+      put(this.#children, stat.parentPid, stat);
+      for (const mark of marks) put(this.#marked, mark, stat);
+    }
   }
 
   /**
@@ -55,21 +75,20 @@ export class ProcessScan {
    * @param spared Pids that are not even read.
    */
   static async read(spared: ReadonlySet<number>): Promise<ProcessScan> {
-    const processes = new Map<number, ProcessStat>();
-    const listed = new Set<number>();
+    const seen: Seen[] = [];
+    const known = new Set(spared);
     let looked = 0;
-    for (let passes = 0; passes < MAX_PASSES; passes++) {
-      const fresh = listPids().filter((pid) => !listed.has(pid));
-      if (fresh.length === 0) break;
-      for (const pid of fresh) {
-        listed.add(pid);
-        if (spared.has(pid)) continue;
-        const stat = readStat(pid);
-        if (stat !== undefined) processes.set(pid, stat);
+    for (let isWhole = false; !isWhole;) {
+      isWhole = true;
+      for (const pid of listPids().filter((pid) => !known.has(pid))) {
+        const process = see(pid);
+        if (process === "gone") isWhole = false;
+        else known.add(pid);
+        if (typeof process === "object") seen.push(process);
         if (++looked % PIDS_PER_TURN === 0) await setImmediate();
       }
     }
-    return new ProcessScan(processes);
+    return new ProcessScan(seen);
   }
 
   /**
@@ -97,9 +116,8 @@ export class ProcessScan {
    *
    * @param scope The scope, as {@linkcode readScope} gives it.
    */
-  async inScope(scope: string): Promise<ProcessStat[]> {
-    const index = await this.#indexBy("scope", ({ pid }) => [readScope(pid)]);
-    return index.get(scope) ?? [];
+  inScope(scope: string): ProcessStat[] {
+    return this.#marked.get(keyOf("scope", scope)) ?? [];
   }
 
   /**
@@ -107,26 +125,19 @@ export class ProcessScan {
    *
    * @param id The id.
    */
-  async inAuditSession(id: number): Promise<ProcessStat[]> {
-    const index = await this.#indexBy("audit", ({ pid }) => [readAuditSession(pid)]);
-    return index.get(id) ?? [];
+  inAuditSession(id: number): ProcessStat[] {
+    return this.#marked.get(keyOf("audit", id)) ?? [];
   }
 
   /**
-   * The processes of a user that have a variable in their environment.
+   * The processes of a user that have a variable in their environment: {@linkcode CONNECTION_VARIABLE}
+   * or {@linkcode SESSION_VARIABLE}.
    *
-   * @param uid The user; nobody else's environment is read.
+   * @param uid The user; nobody else's environment is believed.
    * @param variable The variable.
    */
-  async withVariable(
-    uid: number,
-    { name, value }: { name: string; value: string },
-  ): Promise<ProcessStat[]> {
-    const index = await this.#indexBy(
-      `${uid} ${name}`,
-      (stat) => this.#uidOf(stat) === uid ? valuesOf(name, readEnvironments(stat, name)) : [],
-    );
-    return index.get(value) ?? [];
+  withVariable(uid: number, { name, value }: { name: string; value: string }): ProcessStat[] {
+    return this.#marked.get(keyOf(`${uid} ${name}`, value)) ?? [];
   }
 
   /** Whether it serves an SSH session or runs below an sshd that does. */
@@ -151,31 +162,34 @@ export class ProcessScan {
     const parent = this.#processes.get(parentPid);
     return comm === "sshd-session" || SSHD_NAMES.includes(parent?.comm ?? "");
   }
+}
 
-  #uidOf({ pid }: ProcessStat): number | undefined {
-    if (!this.#uids.has(pid)) this.#uids.set(pid, readUid(pid));
-    return this.#uids.get(pid);
-  }
+/** Reads a process, unless it ended before all was read (`gone`) or is not ours to see (`hidden`). */
+function see(pid: number): Seen | "gone" | "hidden" {
+  const stat = readStat(pid);
+  if (stat === undefined) return existsSync(`/proc/${pid}`) ? "hidden" : "gone";
+  if (isDead(stat) || stat.parentPid === KTHREADD_PID) return { stat, marks: [] };
+  const variables = readVariables(stat, [CONNECTION_VARIABLE, SESSION_VARIABLE]);
+  const uid = readRealUid(pid);
+  const [scope, audit] = [readScope(pid), readAuditSession(pid)];
+  const isRead = variables.isAny && uid !== undefined;
+  // One that is ending has no environment any more; one that never had any lives on.
+  if (!isRead && !isStillAlive(stat)) return "gone";
+  const marks = [...variables.values].flatMap(([name, values]) =>
+    values.flatMap((value) => valuesOf(name, value)).map((value) => keyOf(`${uid} ${name}`, value))
+  );
+  if (scope !== undefined) marks.push(keyOf("scope", scope));
+  if (audit !== undefined) marks.push(keyOf("audit", audit));
+  return { stat, marks: [...new Set(marks)] };
+}
 
-  #indexBy(
-    what: string,
-    keysOf: (stat: ProcessStat) => unknown[],
-  ): Promise<Map<unknown, ProcessStat[]>> {
-    let index = this.#indexes.get(what);
-    if (index === undefined) this.#indexes.set(what, index = this.#makeIndex(keysOf));
-    return index;
-  }
+function isStillAlive({ pid, startTime }: ProcessStat): boolean {
+  const stat = readStat(pid);
+  return stat?.startTime === startTime && !isDead(stat);
+}
 
-  async #makeIndex(keysOf: (stat: ProcessStat) => unknown[]): Promise<Map<unknown, ProcessStat[]>> {
-    const index = new Map<unknown, ProcessStat[]>();
-    let looked = 0;
-    for (const stat of this.#processes.values()) {
-      if (isDead(stat)) continue;
-      for (const key of keysOf(stat)) if (key !== undefined) put(index, key, stat);
-      if (++looked % PIDS_PER_TURN === 0) await setImmediate();
-    }
-    return index;
-  }
+function keyOf(kind: string, value: string | number): string {
+  return `${kind}\0${value}`;
 }
 
 /**
@@ -199,8 +213,8 @@ export function readAuditSession(pid: number): number | undefined {
 }
 
 /** One that lists sessions stands for each of them. */
-function valuesOf(variable: string, values: (string | undefined)[]): (string | undefined)[] {
-  return variable === SESSION_VARIABLE ? values.flatMap((value) => value?.split(":")) : values;
+function valuesOf(variable: string, value: string): string[] {
+  return variable === SESSION_VARIABLE ? value.split(":") : [value];
 }
 
 function readText(pid: number, file: string): string {

@@ -22,6 +22,7 @@ export type WireErrorCode =
   | "denied"
   | "lock-file"
   | "no-token"
+  | "no-record"
   | "holder-failed"
   | "limit"
   | "cancelled";

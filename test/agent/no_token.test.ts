@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { readFileSync, unlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmdirSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { runCommand } from "../support/agent_command.ts";
@@ -60,6 +60,36 @@ test("on a read-only state folder nothing is granted", { skip: whyNoMounts() }, 
     assert.equal(end.stdout, "");
     assert.match(end.stderr, /Cannot count a token in .*: .*(EROFS|[Rr]ead-only)/);
   }
+});
+
+test("a lock whose record cannot be written is not granted", async () => {
+  await using agent = await startAgent();
+  await using client = await agent.client("a");
+  // In the way of the file that becomes the record.
+  const draft = join(agent.dirs.runtimeDir, "locks", `x.json.${agent.pid}.new`);
+  mkdirSync(draft);
+  for (const waitMs of [0, 60_000]) {
+    await assert.rejects(client.request("claim", { name: "x", waitMs }), (error: RpcError) => {
+      assert.equal(error.data.code, "no-record");
+      assert.match(error.message, /^Cannot claim "x": its record cannot be written: /);
+      return true;
+    });
+  }
+  const free = await flock(lockPath(agent.dirs.lockDir, "x"));
+  assert.ok(free.kind === "held", "a lock that was not granted is held");
+  await free.holder.end();
+  rmdirSync(draft);
+  const { token } = await client.request("claim", { name: "x" });
+  // Another session may not join it where that cannot be recorded; the lock itself stays.
+  mkdirSync(draft);
+  await using other = await agent.client("a");
+  await assert.rejects(
+    other.request("claim", { name: "x" }),
+    ({ data }: RpcError) => data.code === "no-record",
+  );
+  rmdirSync(draft);
+  const joined = await other.request("claim", { name: "x" });
+  assert.deepEqual([joined.joined, joined.token], [true, token]);
 });
 
 function fill(path: string): void {

@@ -37,8 +37,7 @@ export class Host implements AsyncDisposable {
   readonly tmpfs: string | undefined;
   /** Lines of the log that no run may have, as they came. */
   readonly complaints: string[] = [];
-  /** Locks that were granted when no record of them could be written: the next agent would not know them. */
-  readonly unrecorded = new Set<string>();
+
   /** Until then (`performance.now()`) the agent must not be killed. */
   mayDieAt = 0;
   readonly #parts: HostParts;
@@ -135,14 +134,10 @@ export class Host implements AsyncDisposable {
   }
 
   /**
-   * Ends the agent and waits for its end; not while it has what dies with it. A lock whose record could
-   * not be written is told (`record-failed`) and would be left to nobody.
+   * Ends the agent and waits for its end; not while it has what dies with it.
    */
   async endAgent(signal: "SIGKILL" | "SIGTERM"): Promise<void> {
     await delay(Math.max(0, this.mayDieAt - performance.now()));
-    await until(() => this.unrecorded.size === 0, {
-      ...{ what: "the end of locks without a record", deadlineMs: 60_000 },
-    });
     // Stamped just before: claims that wait at this agent lose their place.
     const kind = signal === "SIGKILL" ? "agent-killed" : "agent-restarted";
     this.#parts.recorder.write({ e: "fault", kind });
@@ -190,10 +185,6 @@ export class Host implements AsyncDisposable {
     const event = String(fields.event);
     if (event === "agent-started") this.#isStarted = true;
     if (complaints.includes(event)) this.complaints.push(line);
-    if (event === "record-failed") this.unrecorded.add(String(fields.name));
-    if (event === "lock-ended" && fields.isFree === true) {
-      this.unrecorded.delete(String(fields.name));
-    }
     if (!kept.includes(event)) return;
     const { purpose, session } = fields as { purpose?: string; session?: string };
     const claim = purpose === undefined ? {} : { claim: purpose };
