@@ -173,7 +173,9 @@ export class HolderProcess implements Holder {
     });
   }
 
+  /** What the end of the process says; its last word may be read only after it. */
   #failure(): OrderOutcome {
+    if (this.#exitCode === HOLDER_EXIT.contended) return { kind: "busy" };
     const wasKilled = this.pid !== 0 && this.#exitCode === null;
     return { kind: "failed", reason: this.#describeEnd(), wasKilled };
   }

@@ -31,12 +31,14 @@ export class MortalSession implements AsyncDisposable {
     const client = new RpcClient(
       Duplex.from({ readable: relay.stdout, writable: relay.stdin }),
     );
-    await client.request("hello", { protocol: 1, owner: MORTAL, session: "process" });
+    const { session } = await client.request<{ session: { id: string } }>("hello", {
+      ...{ protocol: 1, owner: MORTAL, session: "process" },
+    });
     const { token } = await client.request("claim", {
       ...{ name, parkMs, onEnd: "kill", graceMs: 5_000 },
     });
     // Not below this process, which may itself run under an sshd: the shell's end gives it to init.
-    const script = `SSHLOCK_TOKEN=${token} sleep 1000 >/dev/null 2>&1 </dev/null & echo $!`;
+    const script = `SSHLOCK_SESSION=${session.id} sleep 1000 >/dev/null 2>&1 </dev/null & echo $!`;
     const { stdout } = await run("sh", ["-c", script]);
     return new MortalSession(relay, token as number, Number(stdout));
   }
