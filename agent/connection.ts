@@ -33,6 +33,7 @@ import {
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { timesFor } from "./config.ts";
+import type { StatusPage } from "./host_status.ts";
 import type { Leftover } from "./leftovers.ts";
 import type { Peer } from "./peer.ts";
 import { selectProcesses } from "./process_selection.ts";
@@ -42,7 +43,7 @@ import type { Rights } from "./rights.ts";
 import { findRoot } from "./session_root.ts";
 import { sendSignals } from "./signals.ts";
 import { userName } from "./users.ts";
-import { fitLock, pageOf } from "./status_page.ts";
+import { fitLock, MAX_LOCKS_A_PAGE, pageOf } from "./status_page.ts";
 
 /** Answers that a peer may leave unread, in bytes, before it is cut off. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
@@ -59,7 +60,7 @@ const MAX_OPEN_LOOKS = 8;
 /** What all connections of an agent share. */
 export interface ConnectionParts extends SessionParts {
   /** Everything that holds a lock on this host, for `status`. */
-  status(name: string | undefined): Promise<StatusResult>;
+  status(page: StatusPage): Promise<StatusResult>;
   /** Who may end whose sessions. */
   rights: Rights;
   /** Whether the agent is ending. */
@@ -355,7 +356,7 @@ export class Connection implements Outlet {
 
   async #lookAt(name: string | undefined, after: string | undefined): Promise<StatusResult> {
     try {
-      return pageOf(await this.#parts.status(name), after);
+      return pageOf(await this.#parts.status({ name, after, limit: MAX_LOCKS_A_PAGE }), after);
     } finally {
       this.#openLooks--;
     }

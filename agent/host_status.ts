@@ -18,10 +18,20 @@ export interface StatusSources {
   /** What the running agent knows; absent where none runs. */
   agent?: {
     /** Its locks and waiters. */
-    locks: LockFacts[];
+    locks(page: StatusPage): LockFacts[];
     /** Its holders, the waiting ones included. */
     holderPids: ReadonlySet<number>;
   };
+}
+
+/** Which locks are asked for. */
+export interface StatusPage {
+  /** Only this lock; it is then in the result even when it is free. */
+  name?: string;
+  /** Only locks whose name sorts after this one. */
+  after?: string;
+  /** At most so many. */
+  limit?: number;
 }
 
 /**
@@ -29,29 +39,36 @@ export interface StatusSources {
  * the agent, else from a record that fits the process exactly, else from the process itself.
  *
  * @param sources Where to look.
- * @param name Only this lock; it is then in the result even when it is free.
+ * @param page Which locks; absent: all.
  */
-export async function readHostStatus(sources: StatusSources, name?: string): Promise<StatusResult> {
-  const locks = new Map<string, LockFacts>();
-  for (const lock of sources.agent?.locks ?? []) {
-    if (name === undefined || lock.name === name) locks.set(lock.name, lock);
-  }
+export async function readHostStatus(
+  sources: StatusSources,
+  page: StatusPage = {},
+): Promise<StatusResult> {
+  const { name, limit = Infinity } = page;
+  const own = sources.agent?.locks(page) ?? [];
+  const locks = new Map<string, LockFacts>(own.map((lock) => [lock.name, lock]));
   const notes: string[] = [];
-  for (const file of await readLockedFiles(sources.lockDir, name, notes)) {
-    await addForeignHolders(locks, file, sources);
-  }
+  const files = await readLockedFiles(sources.lockDir, page, notes);
+  for (const file of files) await addForeignHolders(locks, file, sources);
   if (name !== undefined && !locks.has(name)) locks.set(name, { name, holders: [], waiters: [] });
-  const sorted = [...locks.values()].sort((a, b) => a.name < b.name ? -1 : 1);
-  return notes.length === 0 ? { locks: sorted } : { locks: sorted, notes };
+  // Each source has told its first ones, so together they have the first ones of all.
+  const sorted = [...locks.values()].sort((a, b) => a.name < b.name ? -1 : 1).slice(0, limit);
+  const isCut = sorted.length < locks.size || own.length === limit || files.length === limit;
+  return {
+    locks: sorted,
+    ...isCut ? { more: true } : {},
+    ...notes.length === 0 ? {} : { notes },
+  };
 }
 
 async function readLockedFiles(
   lockDir: string,
-  name: string | undefined,
+  page: StatusPage,
   notes: string[],
 ): Promise<LockedFile[]> {
   try {
-    return await listLockedFiles(lockDir, name);
+    return await listLockedFiles(lockDir, page);
   } catch (error) {
     notes.push(`Cannot ask the kernel for locks in ${lockDir}: ${(error as Error).message}`);
     return [];

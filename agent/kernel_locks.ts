@@ -115,10 +115,13 @@ export function kernelFileKey(device: number, inode: number): string {
  * The lock files of a folder on which the kernel has a lock, sorted by name.
  *
  * @param lockDir The folder of the lock files.
- * @param name Only this lock.
+ * @param page Only one lock by its name; or only those after a name, and at most so many.
  * @throws {Error} The folder or /proc/locks cannot be read.
  */
-export async function listLockedFiles(lockDir: string, name?: string): Promise<LockedFile[]> {
+export async function listLockedFiles(
+  lockDir: string,
+  { name, after = "", limit = Infinity }: { name?: string; after?: string; limit?: number } = {},
+): Promise<LockedFile[]> {
   const byFile = groupByFile(readKernelLocks());
   if (!isFirstPidNamespace()) {
     for (const lock of await readDescriptorLocks(lockDir)) {
@@ -130,7 +133,8 @@ export async function listLockedFiles(lockDir: string, name?: string): Promise<L
   const found: LockedFile[] = [];
   for (const fileName of fileNames) {
     const lockName = lockNameOfFile(fileName);
-    if (lockName === undefined) continue;
+    if (lockName === undefined || lockName <= after) continue;
+    if (found.length >= limit) break;
     const path = join(lockDir, fileName);
     const locks = byFile.get(keyOfPath(path) ?? "");
     if (locks !== undefined) found.push({ name: lockName, path, locks });
@@ -175,7 +179,7 @@ export async function findForeignHoldersOf(
   name: string,
   ownPids: ReadonlySet<number> = new Set(),
 ): Promise<ForeignHolder[]> {
-  const [file] = await listLockedFiles(lockDir, name);
+  const [file] = await listLockedFiles(lockDir, { name });
   if (file !== undefined) return await findForeignHolders(file, ownPids);
   // From inside a container no list shows what a process outside has locked.
   return isFirstPidNamespace() ? [] : [{ kind: "foreign", hiddenBecause: whyHidden() }];

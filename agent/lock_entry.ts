@@ -4,7 +4,8 @@
  * @module
  */
 
-import type { LockFacts } from "../protocol/messages.ts";
+import type { HolderFacts, LockFacts } from "../protocol/messages.ts";
+import type { NextRun } from "./next_run.ts";
 import { type Claimant, factsOfGrant, type Grant, type Ownership, partsOf } from "./ownership.ts";
 import type { PendingClaim } from "./pending_claim.ts";
 
@@ -17,6 +18,8 @@ export interface LockEntry {
   readonly queue: PendingClaim[];
   /** The claim that is tried. */
   attempt: PendingClaim | undefined;
+  /** Looks who holds it where that is none of ours. */
+  look: NextRun<HolderFacts[]> | undefined;
 }
 
 /**
@@ -25,7 +28,7 @@ export interface LockEntry {
  * @param name The lock.
  */
 export function emptyEntry(name: string): LockEntry {
-  return { name, ownerships: [], queue: [], attempt: undefined };
+  return { name, ownerships: [], queue: [], attempt: undefined, look: undefined };
 }
 
 /**

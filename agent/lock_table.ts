@@ -40,7 +40,7 @@ import { WireError } from "../protocol/wire_error.ts";
 import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { Holder, HolderProcess } from "./holder.ts";
-import { explain } from "./host_status.ts";
+import { explain, type StatusPage } from "./host_status.ts";
 import { findForeignHoldersOf } from "./kernel_locks.ts";
 import { claimInKernel, type KernelClaimParts, unlock } from "./kernel_claim.ts";
 import type { Limits } from "./limits.ts";
@@ -69,6 +69,7 @@ import {
   partsOf,
   toRecord,
 } from "./ownership.ts";
+import { NextRun } from "./next_run.ts";
 import { PendingClaim } from "./pending_claim.ts";
 import { readBootId, readPidNamespace, readStat } from "./proc.ts";
 import { type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
@@ -394,10 +395,15 @@ export class LockTable {
     for (const { ownership } of this.#grantsOf(claimant)) this.#checkFile(ownership);
   }
 
-  /** All locks that are held here or waited for, by name. */
-  facts(): LockFacts[] {
-    return [...this.#entries.values()].map((entry) => factsOf(entry))
-      .sort((a, b) => a.name < b.name ? -1 : 1);
+  /**
+   * The locks that are held here or waited for, by name.
+   *
+   * @param page Which of them; absent: all.
+   */
+  facts({ name, after = "", limit = Infinity }: StatusPage = {}): LockFacts[] {
+    const names = name === undefined ? [...this.#entries.keys()].sort() : [name];
+    return names.filter((name) => name > after && this.#entries.has(name)).slice(0, limit)
+      .map((name) => factsOf(this.#entries.get(name)!));
   }
 
   /** The pids of all holders of this agent, the spare and the waiting ones included. */
@@ -834,15 +840,18 @@ export class LockTable {
 
   // ---- facts -----------------------------------------------------------------------------------
 
-  async #holdersOf(entry: LockEntry): Promise<HolderFacts[]> {
-    if (entry.ownerships.length > 0) return partsOfEntry(entry).map(factsOfGrant);
+  /** Thousands may wait for a foreign holder and ask who it is: one look answers all of them. */
+  #holdersOf(entry: LockEntry): Promise<HolderFacts[]> {
+    if (entry.ownerships.length > 0) return Promise.resolve(partsOfEntry(entry).map(factsOfGrant));
+    entry.look ??= new NextRun(() => this.#findForeignHolders(entry.name));
+    return entry.look.ask();
+  }
+
+  async #findForeignHolders(name: string): Promise<HolderFacts[]> {
     try {
-      const foreign = await findForeignHoldersOf(
-        this.#parts.lockDir,
-        entry.name,
-        this.holderPids(),
-      );
-      const ownerships = this.#parts.records.read(entry.name)?.ownerships ?? [];
+      const { lockDir, records } = this.#parts;
+      const foreign = await findForeignHoldersOf(lockDir, name, this.holderPids());
+      const ownerships = records.read(name)?.ownerships ?? [];
       return foreign.map((holder) => explain(holder, ownerships));
     } catch (error) {
       return [{ kind: "foreign", hiddenBecause: (error as Error).message }];

@@ -17,7 +17,7 @@ import {
 } from "node:fs";
 import process from "node:process";
 import { flock, LOCK_EX, LOCK_NB } from "./libc.ts";
-import { readStat } from "./proc.ts";
+import { listDescriptors, readStat } from "./proc.ts";
 
 /** Another agent runs in the same place. */
 export class AlreadyRunningError extends Error {
@@ -65,7 +65,7 @@ export async function lockRunFile(path: string): Promise<() => void> {
     } else {
       closeSync(fd);
       const pid = readPid(path);
-      if (tries >= MAX_TRIES || readStat(Number(pid)) !== undefined) {
+      if (tries >= MAX_TRIES || hasOpen(Number(pid), path)) {
         throw new AlreadyRunningError(path, pid);
       }
       await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
@@ -88,6 +88,13 @@ function leadsTo(path: string, fd: number): boolean {
   const locked = fstatSync(fd);
   const found = statSync(path, { throwIfNoEntry: false });
   return found?.ino === locked.ino && found.dev === locked.dev;
+}
+
+/** A pid may be that of another process: of a later one, or in another pid namespace. */
+function hasOpen(pid: number, path: string): boolean {
+  if (readStat(pid) === undefined) return false;
+  const descriptors = listDescriptors(pid);
+  return descriptors === undefined || descriptors.some(([, target]) => target === path);
 }
 
 function readPid(path: string): string {

@@ -20,7 +20,7 @@ import { crashPoint } from "./crash_points.ts";
 import { ExitWatch } from "./exit_watch.ts";
 import { endOlderGenerations } from "./generation.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
-import { readHostStatus } from "./host_status.ts";
+import { readHostStatus, type StatusPage } from "./host_status.ts";
 import { LeftoverSearch } from "./leftovers.ts";
 import { peerCredentials, peerGroups } from "./libc.ts";
 import { Limits } from "./limits.ts";
@@ -189,7 +189,7 @@ class Agent implements AgentServer {
       sessions: new Map(),
       log: options.log,
       config: options.config,
-      status: (name) => this.#status(name),
+      status: (page) => this.#status(page),
       isStopping: () => this.#isOver,
     };
     this.#watch = new LockDirWatch(options.paths.lockDir, parts.table, options.log);
@@ -275,12 +275,13 @@ class Agent implements AgentServer {
     }
   }
 
-  #status(name: string | undefined) {
+  #status(page: StatusPage) {
     const { records, table } = this.#parts;
     const { lockDir } = this.#options.paths;
-    table.checkFiles(name);
-    const agent = { locks: table.facts(), holderPids: table.holderPids() };
-    return readHostStatus({ lockDir, records, agent }, name);
+    if (page.after === undefined) table.checkFiles(page.name);
+    const locks = (page: StatusPage) => table.facts(page);
+    const agent = { locks, holderPids: table.holderPids() };
+    return readHostStatus({ lockDir, records, agent }, page);
   }
 
   /** Somebody may have removed the runtime folder; without records the holders would be nobody's. */

@@ -18,6 +18,9 @@ const MAX_PAGE_BYTES = MAX_LINE_BYTES - RESERVED_BYTES;
 /** What the holders of one lock may take, and its waiters; both together fit a page with their lock's name. */
 const MAX_LIST_BYTES = MAX_PAGE_BYTES / 2 - 1024;
 
+/** Locks that are looked at for one page: no more of the smallest would fit a line. */
+export const MAX_LOCKS_A_PAGE = 500;
+
 /** More of a list than anybody reads; it bounds the work for each change of a lock with a long queue. */
 const MAX_LISTED = 200;
 
@@ -46,7 +49,10 @@ export function fitLock(lock: LockFacts): LockFacts {
  * @param status All locks, by name.
  * @param after A lock name; absent: from the first lock on.
  */
-export function pageOf({ locks, notes }: StatusResult, after: string | undefined): StatusResult {
+export function pageOf(
+  { locks, notes, more }: StatusResult,
+  after: string | undefined,
+): StatusResult {
   const page: LockFacts[] = [];
   let bytes = 0;
   for (const lock of locks) {
@@ -56,7 +62,7 @@ export function pageOf({ locks, notes }: StatusResult, after: string | undefined
     if (bytes > MAX_PAGE_BYTES) return { locks: page, more: true, ...(notes && { notes }) };
     page.push(fitted);
   }
-  return { locks: page, ...(notes && { notes }) };
+  return { locks: page, ...(more && { more }), ...(notes && { notes }) };
 }
 
 function fitList<T>(list: T[]): T[] {

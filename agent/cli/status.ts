@@ -71,7 +71,7 @@ async function readStatus(options: PathOptions, name: string | undefined): Promi
     return { source: "agent", ...result };
   }
   const records = new Records(runtimeDir);
-  return { source: "kernel", ...await readHostStatus({ lockDir, records }, name) };
+  return { source: "kernel", ...await readHostStatus({ lockDir, records }, { name }) };
 }
 
 function printStatus({ locks, notes, source }: Status, { legend, name }: StatusOptions): void {

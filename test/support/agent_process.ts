@@ -183,6 +183,8 @@ function accepts(socket: string): Promise<boolean> {
     const stream = connect(socket);
     stream.once("connect", () => stream.write('{"jsonrpc":"2.0","id":0,"method":"ping"}\n'));
     stream.once("data", () => resolve(true));
+    // One that is stopped never answers; another may have the path by the next try.
+    stream.setTimeout(500, () => stream.destroy());
     stream.on("error", () => resolve(false));
     stream.once("close", () => resolve(false));
     stream.once("data", () => stream.destroy());
