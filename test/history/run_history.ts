@@ -66,6 +66,8 @@ export interface RunOptions {
   /** Whether controllers, too, claim under these owners. */
   sharesControllers?: boolean;
   pauseUs: number;
+  /** The same for clients that start a program for each claim, in microseconds; at least 40,000. */
+  toolPauseUs?: number;
   /** Of 100 claims, how many wait. */
   waiting: number;
   /** The longest time that local clients hold a lock, in milliseconds. */
@@ -287,7 +289,7 @@ class Run implements AsyncDisposable {
       ],
       actor: this.#actor,
       kills: this.#options.endings.length > 0,
-      pauseUs: Math.max(base.pauseUs, 40_000),
+      pauseUs: Math.max(base.pauseUs, this.#options.toolPauseUs ?? 40_000),
     };
     this.#start("tools", this.#programs.tools, config);
   }
