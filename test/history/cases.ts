@@ -121,8 +121,8 @@ export const bugs: BrokenCase[] = [
     name: "writes no record before it lets its holder go",
     patches: [patch(
       table,
-      '    this.#record(entry);\n    crashPoint("grant.recorded");',
-      '    crashPoint("grant.recorded");',
+      'const error = this.#record(entry);\n    crashPoint("grant.recorded");',
+      'const error = undefined as Error | undefined;\n    crashPoint("grant.recorded");',
     )],
     faults: { "agent-killed": 1 },
     more: { holdMs: 300, faultPauseMs: 1000, ...brief },
@@ -237,17 +237,6 @@ export const bugs: BrokenCase[] = [
     )],
     crowd: runs,
     endings: ["controller-killed"],
-  },
-  {
-    name: "believes the environment of other users' processes",
-    patches: [patch(
-      "agent/process_scan.ts",
-      "this.#uidOf(stat) === uid ? valuesOf",
-      "this.#uidOf(stat) !== -uid - 1 ? valuesOf",
-    )],
-    faults: { "controller-killed": 1 },
-    more: { holdMs: 300, ...brief },
-    needsRoot: true,
   },
   {
     name: "counts an ownership's end before its last session",
