@@ -22,7 +22,7 @@ import {
   readExecutable,
   readStat,
 } from "./proc.ts";
-import { SSHD_NAMES } from "./process_scan.ts";
+import { CONNECTION_VARIABLE, SSHD_NAMES } from "./process_scan.ts";
 
 // More ancestors than any honest process has; a guard against reading a changing tree for ever.
 const MAX_ANCESTORS = 64;
@@ -80,7 +80,7 @@ export function readSshConnection(peerPid: number, sshdPid: number): string | un
 
 /** The environment is the process's own to write: what is no connection is not passed on. */
 function readConnection(pid: number): string | undefined {
-  const connection = readEnvironment(pid, "SSH_CONNECTION");
+  const connection = readEnvironment(pid, CONNECTION_VARIABLE);
   const [client = "", , server = "", ...rest] = connection?.split(" ") ?? [];
   const isSound = isIP(client) !== 0 && isIP(server) !== 0 && rest.length === 1 &&
     connection!.length <= 200;

@@ -115,24 +115,6 @@ export function readEnvironment(pid: number, variable: string): string | undefin
 }
 
 /**
- * The value of one variable in the environment of a process: of its main thread, or of all others
- * where that one has ended and taken its own view of the environment with it.
- *
- * @param stat The process.
- * @param variable The name of the variable.
- */
-export function readEnvironments(
-  { pid, state }: ProcessStat,
-  variable: string,
-): (string | undefined)[] {
-  if (state !== "Z") return [readEnvironment(pid, variable)];
-  const values = listThreads(pid).map((tid) =>
-    valueIn(readProcFile(pid, `task/${tid}/environ`), variable)
-  );
-  return [...new Set(values)];
-}
-
-/**
  * The values of some variables in the environment of a process, read at once.
  *
  * @param stat The process.

@@ -6,7 +6,7 @@
 
 import type { ProcessSelection } from "../protocol/messages.ts";
 import type { Leftover } from "./leftovers.ts";
-import { type ProcessStat, readEnvironments, readStat } from "./proc.ts";
+import { type ProcessStat, readStat, readVariables } from "./proc.ts";
 
 /** The variable that the library marks a command by which it may have to end. */
 export const COMMAND_VARIABLE = "SSHLOCK_COMMAND";
@@ -30,10 +30,15 @@ export function selectProcesses(found: Leftover[], selection: ProcessSelection):
   }
   const isNamed = (stat: ProcessStat) =>
     stat.pid === pid || (tree && stat.sessionId === pid) ||
-    (mark !== undefined && readEnvironments(stat, COMMAND_VARIABLE).includes(mark));
+    (mark !== undefined && hasMark(stat, mark));
   const chosen = new Set([...stats.values()].filter(isNamed).map((stat) => stat.pid));
   if (tree || mark !== undefined) addDescendants(chosen, stats);
   return found.filter((process) => chosen.has(process.pid));
+}
+
+function hasMark(stat: ProcessStat, mark: string): boolean {
+  const { values } = readVariables(stat, [COMMAND_VARIABLE]);
+  return values.get(COMMAND_VARIABLE)!.includes(mark);
 }
 
 /** Until a round adds none: a child may stand before its parent in the list. */

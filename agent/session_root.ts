@@ -8,6 +8,7 @@ import type { Peer } from "./peer.ts";
 import { findSshdProcess, readSshConnection } from "./peer.ts";
 import { readMarks, type SessionMarks } from "./leftovers.ts";
 import type { ProcessId } from "./proc.ts";
+import { CONNECTION_VARIABLE } from "./process_scan.ts";
 
 /** Which process a session is: the SSH session that its peer belongs to, or the peer itself. */
 export type SessionKind = "ssh" | "process";
@@ -59,7 +60,7 @@ export function identifySshSession(
   const connection = connectionOfRoot(peer.pid, root);
   const variable = connection === undefined
     ? undefined
-    : { name: "SSH_CONNECTION", value: connection };
+    : { name: CONNECTION_VARIABLE, value: connection };
   const clientAddress = connection?.split(" ", 1)[0];
   return { marks: readMarks(root, peer.uid, variable), clientAddress };
 }
