@@ -16,9 +16,10 @@ export type EndPolicy = "kill" | "drain" | "leave";
 
 /**
  * Pause between two looks at processes that are known, in milliseconds: a lock is to be free within
- * 50 ms of its last leftover's death.
+ * 50 ms of its last leftover's death, and two searches of all of /proc come after it. A look is one
+ * poll(2), and there are looks only while a session ends.
  */
-export const LEFTOVER_LOOK_MS = 10;
+export const LEFTOVER_LOOK_MS = 3;
 
 /** How long known processes are waited for before new ones are searched for, in milliseconds. */
 const SEARCH_AGAIN_MS = 200;

@@ -136,9 +136,13 @@ export function readVariables(
   return { isAny: environments.some((environment) => environment !== ""), values };
 }
 
+/** Without taking it apart: a search for leftovers reads the environments of all processes. */
 function valueIn(environment: string | undefined, variable: string): string | undefined {
-  const entry = environment?.split("\0").find((entry) => entry.startsWith(`${variable}=`));
-  return entry?.slice(variable.length + 1);
+  const entries = `\0${environment ?? ""}\0`;
+  const entry = `\0${variable}=`;
+  const from = entries.indexOf(entry);
+  if (from < 0) return undefined;
+  return entries.slice(from + entry.length, entries.indexOf("\0", from + entry.length));
 }
 
 function listThreads(pid: number): string[] {
@@ -261,11 +265,22 @@ export function whyProcIsBlind(): string | undefined {
   return undefined;
 }
 
+/** Files that the kernel writes in one piece: no second read is needed to know that it was all. */
+const WRITTEN_AT_ONCE: readonly string[] = ["stat", "status", "cgroup", "sessionid"];
+
 /** As much as a file of /proc gives in one read at most, but for environments and command lines. */
 const buffer = Buffer.alloc(64 * 1024);
 
-/** Into one buffer for all: thousands are read in a row, and readFileSync() takes a new one for each. */
-function readProcFile(pid: number, file: string): string | undefined {
+/**
+ * What a file of `/proc/PID` says; `undefined` when there is no such process or file, or when it may
+ * not be read.
+ *
+ * Into one buffer for all: thousands are read in a row, and readFileSync() takes a new one for each.
+ *
+ * @param pid The pid.
+ * @param file Its name below `/proc/PID`.
+ */
+export function readProcFile(pid: number, file: string): string | undefined {
   let fd: number;
   try {
     fd = openSync(`/proc/${pid}/${file}`, "r");
@@ -277,8 +292,8 @@ function readProcFile(pid: number, file: string): string | undefined {
     for (;;) {
       const length = readSync(fd, buffer, 0, buffer.length, null);
       text += buffer.toString("utf8", 0, length);
-      // What is made line by line is whole at the first short read; what is copied ends at none.
-      if (length === 0 || (file.startsWith("stat") && length < buffer.length)) return text;
+      const isShort = length < buffer.length;
+      if (length === 0 || (isShort && WRITTEN_AT_ONCE.includes(file))) return text;
     }
   } catch {
     return undefined;

@@ -13,12 +13,13 @@
  * @module
  */
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
 import {
   isDead,
   listPids,
   type ProcessStat,
+  readProcFile,
   readRealUid,
   readStat,
   readVariables,
@@ -170,16 +171,20 @@ function see(pid: number): Seen | "gone" | "hidden" {
   if (stat === undefined) return existsSync(`/proc/${pid}`) ? "hidden" : "gone";
   if (isDead(stat) || stat.parentPid === KTHREADD_PID) return { stat, marks: [] };
   const variables = readVariables(stat, [CONNECTION_VARIABLE, SESSION_VARIABLE]);
-  const uid = readRealUid(pid);
-  const [scope, audit] = [readScope(pid), readAuditSession(pid)];
-  const isRead = variables.isAny && uid !== undefined;
-  // One that is ending has no environment any more; one that never had any lives on.
-  if (!isRead && !isStillAlive(stat)) return "gone";
-  const marks = [...variables.values].flatMap(([name, values]) =>
-    values.flatMap((value) => valuesOf(name, value)).map((value) => keyOf(`${uid} ${name}`, value))
+  const values = [...variables.values].flatMap(([name, values]) =>
+    values.flatMap((value) => valuesOf(name, value)).map((value) => ({ name, value }))
   );
+  // Most processes have none of the variables; whose they are is of no interest then.
+  const uid = values.length === 0 ? undefined : readRealUid(pid);
+  const [cgroup, audit] = [readProcFile(pid, "cgroup"), readProcFile(pid, "sessionid")];
+  const isWhole = variables.isAny && (values.length === 0 || uid !== undefined) &&
+    cgroup !== undefined && audit !== undefined;
+  // One that is ending has no environment any more; one that never had any lives on.
+  if (!isWhole && !isStillAlive(stat)) return "gone";
+  const marks = values.map(({ name, value }) => keyOf(`${uid} ${name}`, value));
+  const [scope, auditSession] = [scopeIn(cgroup), auditSessionIn(audit)];
   if (scope !== undefined) marks.push(keyOf("scope", scope));
-  if (audit !== undefined) marks.push(keyOf("audit", audit));
+  if (auditSession !== undefined) marks.push(keyOf("audit", auditSession));
   return { stat, marks: [...new Set(marks)] };
 }
 
@@ -198,8 +203,11 @@ function keyOf(kind: string, value: string | number): string {
  * @param pid The process.
  */
 export function readScope(pid: number): string | undefined {
-  const scope = /\/(session-[^/]+\.scope)$/m.exec(readText(pid, "cgroup"));
-  return scope?.[0];
+  return scopeIn(readProcFile(pid, "cgroup"));
+}
+
+function scopeIn(cgroup: string | undefined): string | undefined {
+  return /\/(session-[^/]+\.scope)$/m.exec(cgroup ?? "")?.[0];
 }
 
 /**
@@ -208,21 +216,17 @@ export function readScope(pid: number): string | undefined {
  * @param pid The process.
  */
 export function readAuditSession(pid: number): number | undefined {
-  const id = Number(readText(pid, "sessionid") || NO_AUDIT_SESSION);
+  return auditSessionIn(readProcFile(pid, "sessionid"));
+}
+
+function auditSessionIn(text: string | undefined): number | undefined {
+  const id = Number(text || NO_AUDIT_SESSION);
   return id === NO_AUDIT_SESSION ? undefined : id;
 }
 
 /** One that lists sessions stands for each of them. */
 function valuesOf(variable: string, value: string): string[] {
   return variable === SESSION_VARIABLE ? value.split(":") : [value];
-}
-
-function readText(pid: number, file: string): string {
-  try {
-    return readFileSync(`/proc/${pid}/${file}`, "latin1");
-  } catch {
-    return "";
-  }
 }
 
 function put<K>(lists: Map<K, ProcessStat[]>, key: K, stat: ProcessStat): void {
