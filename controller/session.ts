@@ -81,7 +81,7 @@ export class Session implements AsyncDisposable {
    * Aborts at the first loss: a lock of this session was lost ({@linkcode LockLostError}), or the
    * connection was ({@linkcode ConnectError}). Closing the session does not abort it.
    */
-  get signal(): AbortSignal {
+  get lossSignal(): AbortSignal {
     this.#parts.ways.service?.checkSilence();
     return this.#controller.signal;
   }
@@ -260,7 +260,7 @@ export class Session implements AsyncDisposable {
    * @throws {AgentMissingError} No way to the locks of the host is there.
    * @throws {AgentError} `unknown-method`: no agent runs there; `bad-params`: no such signal.
    */
-  signalProcesses(signal: string, selection: ProcessSelection = {}): Promise<number[]> {
+  signal(signal: string, selection: ProcessSelection = {}): Promise<number[]> {
     const name = signal.startsWith("SIG") ? signal : `SIG${signal}`;
     return this.#ask((service) => service.signal(name, selection));
   }

@@ -178,8 +178,8 @@ test(
     signalPid(sshd?.pid as number, "SIGCONT");
     assert.equal(await session.available(), true);
     signalPid(sshd?.pid as number, "SIGKILL");
-    await within(once(session.signal, "abort"));
-    assert.ok(session.signal.reason instanceof ConnectError);
+    await within(once(session.lossSignal, "abort"));
+    assert.ok(session.lossSignal.reason instanceof ConnectError);
     assert.equal(await session.available(), false);
     await assert.rejects(session.exec("true"), ConnectError);
     assert.equal(session.isOpen, false);
@@ -192,8 +192,8 @@ test("keepalives end a connection whose host no longer answers", { skip }, async
   const running = session.exec("exec sleep 60");
   const ended = assert.rejects(running, (error: ConnectError) => error.kind === "timeout");
   for (const { pid } of host.sshd.sessions()) signalPid(pid, "SIGSTOP");
-  await within(once(session.signal, "abort"));
-  assert.equal((session.signal.reason as ConnectError).kind, "timeout");
+  await within(once(session.lossSignal, "abort"));
+  assert.equal((session.lossSignal.reason as ConnectError).kind, "timeout");
   await within(ended);
   assert.ok(await within(session.closed) instanceof ConnectError);
 });
@@ -203,7 +203,7 @@ test("a closed session says so, and closes once", { skip }, async () => {
   const session = await host.connect();
   await Promise.all([session.close(), session.close()]);
   await session.close();
-  assert.equal(session.signal.aborted, false);
+  assert.equal(session.lossSignal.aborted, false);
   await assert.rejects(session.exec("true"), { name: "ConnectError", kind: "closed" });
   await assert.rejects(session.claim("deploy"), { name: "ConnectError", kind: "closed" });
   const kinds = host.events.map(({ event }) => event);

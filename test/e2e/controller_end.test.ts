@@ -134,7 +134,7 @@ test("a signal reaches a running command and what runs below it", { skip }, asyn
   assert.deepEqual(lines.all.filter((line) => /er$/.test(line)).sort(), ["inner", "outer"]);
 });
 
-test("session.signalProcesses() takes a process with what runs below it", { skip }, async () => {
+test("session.signal() takes a process with what runs below it", { skip }, async () => {
   await using session = await host.connect();
   const one = await start(session, "sleep 1000 & echo $!", {});
   const [first] = await one.command.processes() ?? [];
@@ -142,7 +142,7 @@ test("session.signalProcesses() takes a process with what runs below it", { skip
   assert.equal(first?.pid, leader);
   const listed = (await session.processes({ pid: leader, tree: true })).map(({ pid }) => pid);
   assert.ok(listed.includes(one.pids[0] as number));
-  const signalled = await session.signalProcesses("KILL", { pid: leader, tree: true });
+  const signalled = await session.signal("KILL", { pid: leader, tree: true });
   assert.ok(signalled.includes(leader) && signalled.includes(one.pids[0] as number));
   await within(one.outcome);
 });

@@ -56,7 +56,7 @@ test("a replaced lock file is a loss, told by the agent", { skip }, async () => 
     lock.token,
   ]);
   assert.match(loss.message, /^Lost "replaced" on 127\.0\.0\.1: /);
-  assert.equal(session.signal.reason, loss);
+  assert.equal(session.lossSignal.reason, loss);
   const event = host.events.findLast(({ event }) => event === "loss") as LossEvent;
   assert.deepEqual([event.name, event.reason, event.level], [
     "replaced",
@@ -83,7 +83,7 @@ test("the end of the sshd session is a loss of all its locks", { skip }, async (
   const locks = [await claim(session, "one"), await claim(session, "two")];
   for (const { pid } of host.sshd.sessions()) signalPid(pid, "SIGKILL");
   for (const lock of locks) assert.equal((await lossOf(lock)).reason, "connection-closed");
-  assert.ok(session.signal.aborted);
+  assert.ok(session.lossSignal.aborted);
   await session.close();
 });
 

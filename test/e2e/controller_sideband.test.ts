@@ -29,8 +29,8 @@ test(
     const listed = (await session.processes()).map(({ pid }) => pid);
     assert.ok(listed.includes(mine), "a daemon of this session is listed");
     assert.ok(!listed.includes(theirs), "one of another session is not");
-    assert.deepEqual(await session.signalProcesses("SIGTERM", { pid: theirs }), []);
-    assert.deepEqual(await session.signalProcesses("SIGTERM", { pid: mine }), [mine]);
+    assert.deepEqual(await session.signal("SIGTERM", { pid: theirs }), []);
+    assert.deepEqual(await session.signal("SIGTERM", { pid: mine }), [mine]);
     await until(() => !isAlive(mine) || readStat(mine)?.state === "Z", { what: "its end" });
     assert.ok(isAlive(theirs));
     signalPid(theirs, "SIGKILL");
