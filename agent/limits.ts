@@ -73,6 +73,17 @@ export class Limits {
   }
 
   /**
+   * Counts a lock that a predecessor of this agent has granted: it is held already, so it is not
+   * refused, however many there are.
+   *
+   * @param uid The user who has it.
+   */
+  addAdopted(uid: number): void {
+    this.#claims.set(uid, (this.#claims.get(uid) ?? 0) + 1);
+    this.#descriptors += DESCRIPTORS_PER_GRANT;
+  }
+
+  /**
    * Counts the end of a claim that was not granted.
    *
    * @param uid The user who claimed.

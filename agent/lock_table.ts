@@ -296,8 +296,7 @@ export class LockTable {
     };
     for (const [index, { purpose, onEnd, graceMs, parkMs }] of partsOfRecord(record).entries()) {
       const claimant = claimants[index]!;
-      this.#parts.limits.addClaim(claimant.record.peer.uid);
-      this.#parts.limits.claimGranted();
+      this.#parts.limits.addAdopted(claimant.record.peer.uid);
       ownership.grants.push({ ownership, claimant, purpose, onEnd, graceMs, parkMs });
       this.#index(claimant).add(entry);
     }

@@ -97,3 +97,18 @@ function recordedEnd({ runtimeDir }: AgentDirs, name: string): { onEnd: string; 
   const { onEnd, graceMs } = record.ownerships[0].grants[0];
   return { onEnd, graceMs };
 }
+
+test("an agent takes over what is held, also where fewer claims are allowed by now", async () => {
+  await using made = await makeAgentDirs();
+  const first = await startAgent({ dirs: made.dirs });
+  await using client = await first.client("a");
+  for (const name of ["x", "y"]) await client.request("claim", { name, onEnd: "leave" });
+  await first.kill();
+  const config = writeConfig(made.dirs, { maxClaimsPerUser: 1 });
+  await using second = await startAgent({ dirs: made.dirs, args: ["--config", config] });
+  const adopted = second.events.all.filter(({ event }) => event === "lock-adopted");
+  assert.deepEqual(adopted.map(({ name }) => name).sort(), ["x", "y"]);
+  await using other = await second.client("b");
+  const refused = await other.request("claim", { name: "z" }).then(() => undefined, (e) => e);
+  assert.equal((refused as RpcError | undefined)?.data?.code, "limit");
+});
