@@ -215,7 +215,18 @@ function isLockRecord(value: unknown): value is LockRecord {
   const record = value as LockRecord | null;
   return typeof record === "object" && record !== null && typeof record.name === "string" &&
     typeof record.bootId === "string" && typeof record.pidNamespace === "string" &&
-    Array.isArray(record.ownerships) && record.ownerships.every(isOwnership);
+    Array.isArray(record.ownerships) && record.ownerships.every(isOwnership) &&
+    isConsistent(record.ownerships);
+}
+
+/** A lock that nobody has, or one that is had twice over, would never be free or be free too early. */
+function isConsistent(ownerships: OwnershipRecord[]): boolean {
+  const sessions = ownerships.flatMap(partsOfRecord).map(({ session }) => session.secretHash);
+  const holders = ownerships.map(({ holder }) => holder.pid);
+  return ownerships.every((ownership) => partsOfRecord(ownership).length > 0) &&
+    ownerships.every(({ grants, parked }) => parked === undefined || grants.length === 0) &&
+    (ownerships.length < 2 || ownerships.every(({ shared }) => shared === true)) &&
+    new Set(sessions).size === sessions.length && new Set(holders).size === holders.length;
 }
 
 function isOwnership(value: unknown): value is OwnershipRecord {

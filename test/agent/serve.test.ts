@@ -116,6 +116,21 @@ for (
       };
       writeFileSync(path, JSON.stringify(record));
     }],
+    ["nobody's", (path: string) => {
+      const record = JSON.parse(readFileSync(path, "utf8"));
+      record.ownerships[0].grants = [];
+      writeFileSync(path, JSON.stringify(record));
+    }],
+    ["doubled", (path: string) => {
+      const record = JSON.parse(readFileSync(path, "utf8"));
+      record.ownerships.push(record.ownerships[0]);
+      writeFileSync(path, JSON.stringify(record));
+    }],
+    ["twice the same session's", (path: string) => {
+      const record = JSON.parse(readFileSync(path, "utf8"));
+      record.ownerships[0].grants.push(record.ownerships[0].grants[0]);
+      writeFileSync(path, JSON.stringify(record));
+    }],
   ] as [string, (path: string) => void][]
 ) {
   test(`a ${what} record frees no lock and ends no process`, async () => {
