@@ -182,7 +182,7 @@ function see(pid: number): Seen | "gone" | "hidden" {
   // One that is ending has no environment any more; one that never had any lives on.
   if (!isWhole && !isStillAlive(stat)) return "gone";
   const marks = values.map(({ name, value }) => keyOf(`${uid} ${name}`, value));
-  const [scope, auditSession] = [scopeIn(cgroup), auditSessionIn(audit)];
+  const [scope, auditSession] = [scopeIn(cgroup ?? ""), auditSessionIn(audit)];
   if (scope !== undefined) marks.push(keyOf("scope", scope));
   if (auditSession !== undefined) marks.push(keyOf("audit", auditSession));
   return { stat, marks: [...new Set(marks)] };
@@ -198,16 +198,24 @@ function keyOf(kind: string, value: string | number): string {
 }
 
 /**
- * The logind scope of a session that a process is in, as /proc/PID/cgroup shows it.
+ * The logind scope of a session that a process is in, with its whole path in /proc/PID/cgroup: a
+ * container on this host has scopes of the same names. What the session has put into groups of their
+ * own below it is in it too.
  *
  * @param pid The process.
  */
 export function readScope(pid: number): string | undefined {
-  return scopeIn(readProcFile(pid, "cgroup"));
+  return scopeIn(readProcFile(pid, "cgroup") ?? "");
 }
 
-function scopeIn(cgroup: string | undefined): string | undefined {
-  return /\/(session-[^/]+\.scope)$/m.exec(cgroup ?? "")?.[0];
+/**
+ * The outermost scope of a session in the text of a /proc/PID/cgroup.
+ *
+ * @param cgroups The text.
+ * @see cgroups(7)
+ */
+export function scopeIn(cgroups: string): string | undefined {
+  return /^\d+:[^:]*:(\/(?:[^/\n]+\/)*?session-[^/\n]+\.scope)(?=\/|$)/m.exec(cgroups)?.[1];
 }
 
 /**
