@@ -81,7 +81,7 @@ export class Takeovers {
     const { asked, askedOwners } = takeover;
     if (asked.has(grant) || claim.isSettled) return;
     // Nobody is there to be asked when the lock is only reserved.
-    const deadlineMs = grant.ownership.parked === undefined ? takeover.deadlineMs : 0;
+    const deadlineMs = grant.ownership.parked === undefined ? timeFor(grant, takeover) : 0;
     const force = () => this.#force(grant, claim);
     const timer = setTimeout(force, deadlineMs);
     asked.set(grant, { endsAt: performance.now() + deadlineMs, timer });
@@ -101,7 +101,8 @@ export class Takeovers {
   #force(grant: Grant, claim: PendingClaim): void {
     const isPresent = partsOf(grant.ownership).includes(grant);
     const facts = this.#factsOf(grant, claim);
-    if (claim.isSettled || !isPresent || !facts.forced) return;
+    const isEnding = grant.ownership.parked === undefined && grant.claimant.state === "ending";
+    if (claim.isSettled || !isPresent || isEnding || !facts.forced) return;
     const { by, byUid, why } = facts;
     this.#parts.log("lock-taken-over", { ...eventFacts(grant), ...facts });
     const detail = `taken over by ${by} (${userName(byUid) ?? `uid ${byUid}`}): ${why}`;
@@ -113,4 +114,12 @@ export class Takeovers {
     const forced = this.#parts.rights.mayEnd(peer, claimant.peer.uid);
     return { by, byUid: peer.uid, why: claim.takeover!.reason, forced };
   }
+}
+
+/** Who joins later has what is left of the time: else an owner could put the deadline off for ever. */
+function timeFor({ ownership }: Grant, { asked, deadlineMs }: Takeover): number {
+  const ends = [...asked].filter(([grant]) => grant.ownership === ownership)
+    .map(([, { endsAt }]) => endsAt);
+  const leftMs = Math.round(Math.min(...ends) - performance.now());
+  return ends.length === 0 ? deadlineMs : Math.max(0, leftMs);
 }

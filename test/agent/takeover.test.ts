@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { startAgent } from "../support/agent_process.ts";
+import { until } from "../support/events.ts";
 import type { RpcError } from "../support/rpc_client.ts";
 
 const LONG_MS = 60_000;
@@ -128,6 +129,24 @@ test("sessions that share the lock are all asked, and those that join later too"
   await later.notification("takeover");
   for (const client of [a, b, later]) await client.request("release", { name: "deploy" });
   assert.deepEqual((await taking).takenFrom, ["a", "b"]);
+});
+
+test("who joins later has what is left of the time, so nobody puts the deadline off", async () => {
+  await using agent = await startAgent();
+  await using a = await agent.client("a");
+  await using later = await agent.client("a");
+  await using c = await agent.client("c");
+  await a.request("claim", MINE);
+  const takeover = { reason: "r", deadlineMs: LONG_MS };
+  const taking = c.request<Claim>("claim", { ...MINE, takeover });
+  await a.notification("takeover");
+  const askedAt = performance.now();
+  await until(() => performance.now() - askedAt > 5, { what: "a later moment" });
+  await later.request("claim", MINE);
+  const { params } = await later.notification("takeover");
+  assert.ok(params.deadlineMs as number < LONG_MS, `${params.deadlineMs} ms`);
+  for (const client of [a, later]) await client.request("release", { name: "deploy" });
+  await taking;
 });
 
 test("a takeover that is taken back ends nobody", async () => {
