@@ -6,12 +6,13 @@
 
 import { performance } from "node:perf_hooks";
 import { PROTOCOL_VERSION, SILENCE_MS } from "../protocol/limits.ts";
-import type {
-  ClaimParams,
-  ClaimResult,
-  HelloResult,
-  LostParams,
-  TakeoverNotice,
+import {
+  type ClaimParams,
+  type ClaimResult,
+  type HelloResult,
+  lossIn,
+  type LostParams,
+  type TakeoverNotice,
 } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
@@ -162,10 +163,7 @@ export class AgentLock implements HeldLock {
 
   #listen(client: AgentClient): void {
     this.#client = client;
-    client.onNotification = (method, params) => {
-      if (method === "lost") this.#lose(params as LostParams);
-      if (method === "takeover") this.#tell(params as TakeoverNotice);
-    };
+    client.onNotification = (method, params) => this.#hear(method, params);
     client.onClose = () => {
       this.#resuming = this.#resume();
     };
@@ -179,21 +177,47 @@ export class AgentLock implements HeldLock {
       const connection = await connectToAgent(this.#facts.sockets);
       if (connection.kind === "connected") {
         const client = new AgentClient(connection.socket);
+        // What has become of the lock meanwhile is told ahead of the answer.
+        client.onNotification = (method, params) => this.#hear(method, params);
         try {
-          await sayHello(client, { resume: secret });
-          return this.#listen(client);
+          const { locks } = await sayHello(client, { resume: secret });
+          this.#listen(client);
+          return this.#check(locks);
         } catch (error) {
           client.close();
           why = (error as Error).message;
-          if (error instanceof WireError && error.code === "no-session") break;
+          const isOver = error instanceof WireError && error.code === "no-session";
+          if (isOver) return this.#loseOver(why, lossIn(error.facts));
         }
       }
       await new Promise((resolve) => setTimeout(resolve, RESUME_AGAIN_MS));
     }
+    this.#loseOver(why);
+  }
+
+  /** The agent may know the cause; it could not tell while there was no connection. */
+  #loseOver(why: string, told?: Pick<LostParams, "reason" | "detail">): void {
     const { name } = this.#facts;
     const { token } = this;
     const detail = `the agent has closed the connection, and ${why}`;
-    if (!this.#isReleased) this.#lose({ name, token, reason: "session-ended", detail });
+    const loss = told ?? { reason: "session-ended" as const, detail };
+    if (!this.#isReleased) this.#lose({ name, token, ...loss });
+  }
+
+  #hear(method: string, params: unknown): void {
+    if (method === "lost") this.#lose(params as LostParams);
+    if (method === "takeover") this.#tell(params as TakeoverNotice);
+  }
+
+  /** The session may have come back without its lock. */
+  #check(locks: ClaimResult[]): void {
+    const { name } = this.#facts;
+    const { token } = this;
+    if (this.#isReleased || locks.some((lock) => lock.name === name && lock.token === token)) {
+      return;
+    }
+    const detail = "the agent no longer had it when the session was resumed";
+    this.#lose({ name, token, reason: "session-ended", detail });
   }
 
   #tell(notice: TakeoverNotice): void {

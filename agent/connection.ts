@@ -221,7 +221,9 @@ export class Connection implements Outlet {
     const isSameUser = session?.peer.uid === this.#peer.uid;
     if (session === undefined || !isSameUser || session.state === "ending") {
       const why = session === undefined || !isSameUser ? "it has ended" : "it is ending";
-      throw new WireError("no-session", `Cannot resume the session: ${why}`);
+      const loss = this.#parts.losses.of(hashOf(secret), this.#peer.uid);
+      const because = loss === undefined ? "" : `: ${loss.detail}`;
+      throw new WireError("no-session", `Cannot resume the session: ${why}${because}`, { ...loss });
     }
     const { root } = findRoot(this.#peer, session.kind);
     const { root: expected } = session.marks;

@@ -21,6 +21,7 @@ import { ExitWatch } from "./exit_watch.ts";
 import { endOlderGenerations } from "./generation.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus, type StatusPage } from "./host_status.ts";
+import { LastLosses } from "./last_losses.ts";
 import { LeftoverSearch } from "./leftovers.ts";
 import { peerCredentials, peerGroups } from "./libc.ts";
 import { Limits } from "./limits.ts";
@@ -187,6 +188,7 @@ class Agent implements AgentServer {
       search: new LeftoverSearch(() => parts.table.holderPids()),
       leftovers: new ExitWatch(LEFTOVER_LOOK_MS, parts.limits),
       sessions: new Map(),
+      losses: new LastLosses(),
       log: options.log,
       config: options.config,
       status: (page) => this.#status(page),

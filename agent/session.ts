@@ -18,6 +18,7 @@ import { clearLeftovers } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
+import type { LastLosses } from "./last_losses.ts";
 import { type LeftoverSearch, SESSION_VARIABLE, type SessionMarks } from "./leftovers.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
@@ -69,6 +70,8 @@ export interface SessionParts {
   /** Sessions that have locks, by the hash of their secret. */
   sessions: Map<string, Session>;
 }
+  /** Why others have none any longer. */
+  losses: LastLosses;
 
 /** A session. */
 export class Session implements Claimant, Listened {
@@ -87,6 +90,8 @@ export class Session implements Claimant, Listened {
   #marks: SessionMarks;
   #outlet: Outlet | undefined;
   #isIdentified: boolean;
+  /** Losses while it had no connection. */
+  readonly #untold: LostParams[] = [];
   #stopWatchingRoot: (() => void) | undefined;
 
   private constructor(
@@ -194,7 +199,9 @@ export class Session implements Claimant, Listened {
   }
 
   notifyLost(params: LostParams): void {
-    this.#outlet?.notify("lost", params);
+    this.#parts.losses.note(this.#secretHash, this.peer.uid, params);
+    if (this.#outlet === undefined) this.#untold.push(params);
+    else this.#outlet.notify("lost", params);
   }
 
   notifyTakeover(params: TakeoverNotice): void {
@@ -262,6 +269,7 @@ export class Session implements Claimant, Listened {
    * back: sshd closes channels for reasons of its own, and a bridge can be killed.
    *
    * @param outlet The connection; nothing happens when the session has another one by now.
+    for (const loss of this.#untold.splice(0)) outlet.notify("lost", loss);
    * @param detail What became of the connection.
    */
   detach(outlet: Outlet, detail: string): void {

@@ -14,6 +14,7 @@ import {
   describeMs,
   type HelloParams,
   type HelloResult,
+  lossIn,
   type LostParams,
   type ProcessFacts,
   type ProcessSelection,
@@ -259,13 +260,15 @@ export class AgentService implements LockService {
       const outcome = await this.#tryResume(this.#hello!.session.secret);
       if (outcome === "resumed") return this.#reconnect.onResumed(detail);
       why = `${detail}; ${outcome.why}`;
-      if (outcome.isFinal) break;
+      if (outcome.isFinal) return this.#end(why, outcome.loss);
       await delay(RESUME_AGAIN_MS);
     }
     this.#end(why);
   }
 
-  async #tryResume(secret: string): Promise<"resumed" | { why: string; isFinal: boolean }> {
+  async #tryResume(
+    secret: string,
+  ): Promise<"resumed" | { why: string; isFinal: boolean; loss?: Loss | undefined }> {
     try {
       const client = this.#connect(await this.#reconnect.open(), { resume: secret });
       // Something has to be asked: `hello` goes out with it.
@@ -281,7 +284,9 @@ export class AgentService implements LockService {
       return "resumed";
     } catch (error) {
       const isFinal = error instanceof WireError || (error as Error).name === "ConnectError";
-      return { why: (error as Error).message, isFinal };
+      // What the agent could not tell while there was no link.
+      const loss = error instanceof WireError ? lossIn(error.facts) : undefined;
+      return { why: (error as Error).message, isFinal, loss };
     }
   }
 
@@ -335,9 +340,9 @@ export class AgentService implements LockService {
     this.#reconnect.onGiveUp();
   }
 
-  #end(detail: string): void {
+  #end(detail: string, loss: Loss = { reason: "channel-closed", detail }): void {
     this.#isClosed = true;
-    this.#loseAll({ reason: "channel-closed", detail });
+    this.#loseAll(loss);
     this.#heartbeat.stop();
     this.#resolveClosed(detail);
   }

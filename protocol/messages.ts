@@ -288,14 +288,30 @@ export interface ContendedFacts {
   waitedMs: number;
 }
 
+const LOSS_REASONS = [
+  "lock-file-replaced",
+  "silence",
+  "session-ended",
+  "holder-failed",
+  "broken",
+  "taken-over",
+] as const;
+
 /** Why a lock was lost. The first cause wins. */
-export type LossReason =
-  | "lock-file-replaced"
-  | "silence"
-  | "session-ended"
-  | "holder-failed"
-  | "broken"
-  | "taken-over";
+export type LossReason = typeof LOSS_REASONS[number];
+
+/**
+ * The loss that an agent tells of with a refusal to resume a session; `undefined` where it does not.
+ *
+ * @param facts The facts of the error.
+ */
+export function lossIn(
+  facts: Record<string, unknown>,
+): { reason: LossReason; detail: string } | undefined {
+  const { reason, detail } = facts;
+  const known = LOSS_REASONS.find((known) => known === reason);
+  return known === undefined ? undefined : { reason: known, detail: String(detail) };
+}
 
 /** Notification `lost`: the session no longer has the lock, against its will. */
 export interface LostParams {

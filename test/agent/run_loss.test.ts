@@ -72,6 +72,20 @@ test("run outlives the agent's end and resumes with the next", async () => {
   assert.equal(ended.how, "released");
 });
 
+test("what run has lost while no agent ran is told when it resumes", async () => {
+  await using made = await makeAgentDirs();
+  const first = await startAgent({ dirs: made.dirs });
+  await using run = startCommand(made.dirs, ["run", "x", ...STAY]);
+  await run.out.waitFor((line) => line === "up");
+  await first.kill();
+  unlinkSync(lockPath(made.dirs.lockDir, "x"));
+  await using second = await startAgent({ dirs: made.dirs });
+  await second.events.waitFor(({ event }) => event === "session-resumed");
+  const { code, stderr } = await run.end;
+  assert.equal(code, 93);
+  assert.match(stderr, /Lost lock "x": lock file .* was removed or replaced; /);
+});
+
 test("run loses its lock when the next agent knows nothing of it", async () => {
   await using made = await makeAgentDirs();
   const first = await startAgent({ dirs: made.dirs });

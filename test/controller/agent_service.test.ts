@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { PassThrough } from "node:stream";
 import test from "node:test";
 
-import type { LinkEnd } from "../../controller/agent_client.ts";
+import type { Link, LinkEnd } from "../../controller/agent_client.ts";
 import { AgentService } from "../../controller/agent_service.ts";
 import { AgentError, ProtocolError } from "../../controller/errors.ts";
 import { type Loss, ServiceMissingError } from "../../controller/lock_service.ts";
@@ -22,7 +22,7 @@ const HELLO = {
 const GRANT = { name: "deploy", token: 7, holderPid: 99, shared: false, waitedMs: 0 };
 
 /** An agent that says what the test tells it to: some answers no real agent gives. */
-function fakeAgent() {
+function fakeAgent(nextLink?: Link) {
   const input = new PassThrough();
   const output = new PassThrough();
   const writes: string[] = [];
@@ -39,8 +39,9 @@ function fakeAgent() {
     },
   };
   const losses: Loss[] = [];
+  const nobody = () => Promise.reject(new ServiceMissingError("nobody is there any more"));
   const service = new AgentService("streamlocal", link, { owner: "me/1" }, {
-    open: () => Promise.reject(new ServiceMissingError("nobody is there any more")),
+    open: nextLink === undefined ? nobody : () => Promise.resolve(nextLink),
     onResumed: () => {},
     onGiveUp: () => {},
   });
@@ -91,6 +92,22 @@ test("the end of the link loses what is held, and nothing that was released", as
   end({ detail: "the agent has gone", isMissing: true });
   await service.closed;
   assert.deepEqual(losses, [{ reason: "channel-closed", detail: "the agent has gone" }]);
+});
+
+test("a loss that could not be told without a link is told with the refusal to resume", async () => {
+  const loss = { reason: "broken", detail: "broken by root: stuck" };
+  const error = new WireError("no-session", "it has ended", loss).toWire();
+  const [input, output] = [new PassThrough(), new PassThrough()];
+  output.once("data", () => input.write(`${JSON.stringify({ jsonrpc: "2.0", id: 1, error })}\n`));
+  const next = { input, output, closed: new Promise<LinkEnd>(() => {}), close() {} };
+  const { claim, say, losses, end, service } = fakeAgent(next);
+  const granted = claim();
+  const session = { id: "s", secret: "secret", kind: "ssh", resumed: false };
+  say({ id: 1, result: { ...HELLO, session } }, { id: 2, result: GRANT });
+  await granted;
+  end({ detail: "the channel closed", isMissing: false });
+  await service.closed;
+  assert.deepEqual(losses, [loss]);
 });
 
 test("a link that ends before any answer is a missing agent, after it a lost one", async () => {
