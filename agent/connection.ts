@@ -245,12 +245,10 @@ export class Connection implements Outlet {
     if (session.state === "ending") {
       throw new WireError("no-session", `Cannot claim "${claim.name}": the session is ending`);
     }
-    try {
-      return await this.#parts.table.claim(session, claim);
-    } finally {
-      // After the answer, because /proc is slow beside a claim.
-      setImmediate(() => session.identify());
-    }
+    const granted = this.#parts.table.claim(session, claim);
+    // While the holder is about it, so that the record of the lock has the session's marks.
+    setImmediate(() => session.identify());
+    return await granted;
   }
 
   #release(params: Record<string, unknown>): unknown {
