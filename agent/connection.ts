@@ -263,6 +263,7 @@ export class Connection implements Outlet {
     if (this.#session !== undefined) {
       this.#parts.table.checkFilesOf(this.#session);
       this.#session.identify();
+      if (this.#parts.table.concerns(this.#session)) this.#session.checkRoot();
     }
     return {};
   }

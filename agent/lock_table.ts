@@ -37,6 +37,7 @@ import {
   type ReleaseResult,
 } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
+import type { EndPolicy } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { Holder, HolderProcess } from "./holder.ts";
@@ -88,6 +89,9 @@ const MAX_STARTING = 4;
 
 /** Records that are written in one turn of the event loop, at some 50 µs each. */
 const RECORDS_PER_TURN = 20;
+
+/** The strictest first. */
+const END_POLICIES: readonly EndPolicy[] = ["kill", "drain", "leave"];
 
 /** What a table works with. */
 export interface LockTableParts extends KernelClaimParts {
@@ -233,28 +237,23 @@ export class LockTable {
   }
 
   /**
-   * Begins the end of a session: it is told, its claims are taken back, and locks that nobody looks
-   * after are freed. The others stay taken until {@linkcode finishEnd}.
+   * Begins the end of a session: it is told, and its claims are taken back. Its locks stay taken until
+   * {@linkcode finishEnd}.
    *
    * @param claimant The session.
    * @param cause Why.
-   * @returns What is to become of its processes: the strictest policy of its locks, with the longest
-   * grace; `undefined` when no lock depends on them.
+   * @returns What is to become of its processes: the policies of its locks, the strictest first, and
+   * the longest grace.
    */
-  beginEnd(
-    claimant: Claimant,
-    cause: EndCause,
-  ): { policy: "kill" | "drain" | undefined; graceMs: number } {
+  beginEnd(claimant: Claimant, cause: EndCause): { policies: EndPolicy[]; graceMs: number } {
     this.cancelClaims(claimant, cause.detail);
     const grants = this.#grantsOf(claimant);
     for (const grant of grants) {
       this.#notifyLoss(grant, cause.reason, cause.detail);
-      if (grant.onEnd === "leave") this.#endOrPark(grant, cause);
-      else this.#announce("ending", claimant, this.#entryOf(grant.ownership.name));
+      this.#announce("ending", claimant, this.#entryOf(grant.ownership.name));
     }
-    const policies = grants.map((grant) => grant.onEnd);
-    const policy = (["kill", "drain"] as const).find((policy) => policies.includes(policy));
-    return { policy, graceMs: Math.max(0, ...grants.map((grant) => grant.graceMs)) };
+    const policies = END_POLICIES.filter((policy) => grants.some(({ onEnd }) => onEnd === policy));
+    return { policies, graceMs: Math.max(0, ...grants.map((grant) => grant.graceMs)) };
   }
 
   /**
@@ -263,9 +262,12 @@ export class LockTable {
    *
    * @param claimant The session.
    * @param cause Why it has ended.
+   * @param policies Only locks with one of these; absent: all.
    */
-  finishEnd(claimant: Claimant, cause: EndCause): void {
-    for (const grant of this.#grantsOf(claimant)) this.#endOrPark(grant, cause);
+  finishEnd(claimant: Claimant, cause: EndCause, policies = END_POLICIES): void {
+    for (const grant of this.#grantsOf(claimant)) {
+      if (policies.includes(grant.onEnd)) this.#endOrPark(grant, cause);
+    }
   }
 
   /**

@@ -14,7 +14,7 @@ import type {
   QueuedParams,
   TakeoverNotice,
 } from "../protocol/messages.ts";
-import { clearLeftovers } from "./clean_up.ts";
+import { type CleanUpOptions, clearLeftovers, endRootAlone } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
@@ -24,6 +24,7 @@ import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import type { Claimant, EndCause } from "./ownership.ts";
 import type { Peer } from "./peer.ts";
+import { isAlive } from "./proc.ts";
 import type { SessionRecord } from "./records.ts";
 import { findRoot, identifySshSession, type SessionKind } from "./session_root.ts";
 import type { Listened, SilenceWatch } from "./silence.ts";
@@ -69,9 +70,9 @@ export interface SessionParts {
   config: AgentConfig;
   /** Sessions that have locks, by the hash of their secret. */
   sessions: Map<string, Session>;
-}
   /** Why others have none any longer. */
   losses: LastLosses;
+}
 
 /** A session. */
 export class Session implements Claimant, Listened {
@@ -89,9 +90,9 @@ export class Session implements Claimant, Listened {
   readonly #silenceMs: number;
   #marks: SessionMarks;
   #outlet: Outlet | undefined;
-  #isIdentified: boolean;
   /** Losses while it had no connection. */
   readonly #untold: LostParams[] = [];
+  #isIdentified: boolean;
   #stopWatchingRoot: (() => void) | undefined;
 
   private constructor(
@@ -172,7 +173,8 @@ export class Session implements Claimant, Listened {
    */
   static adoptEnded(parts: SessionParts, owner: string, record: SessionRecord): Session {
     const session = new Session(parts, owner, record, undefined);
-    session.#isIdentified = true;
+    // The predecessor may have ended between a grant and the look at the session's marks.
+    session.#isIdentified ||= record.marks.variable !== undefined;
     return session;
   }
 
@@ -198,6 +200,7 @@ export class Session implements Claimant, Listened {
     this.#outlet?.notify("queued", params);
   }
 
+  /** It may not hear it: without a connection, or at the other end of one that is dead. */
   notifyLost(params: LostParams): void {
     this.#parts.losses.note(this.#secretHash, this.peer.uid, params);
     if (this.#outlet === undefined) this.#untold.push(params);
@@ -216,11 +219,16 @@ export class Session implements Claimant, Listened {
    */
   identify({ isAsked = false } = {}): void {
     if (this.#isIdentified || !(isAsked || this.#parts.table.concerns(this))) return;
-    const { marks, clientAddress } = identifySshSession(this.peer, this.#marks.root);
+    const known = this.#marks;
+    const { marks, clientAddress } = identifySshSession(this.peer, known.root);
+    // What was read of a process that has ended is nothing, or that of whoever has its pid now.
+    const { pid, startTime = 0 } = this.peer;
+    const isRootRead = isAlive(known.root);
+    if (!isRootRead && !isAlive({ pid, startTime })) return;
     this.clientAddress ??= clientAddress;
     this.#isIdentified = marks.variable !== undefined;
-    const before = JSON.stringify(this.#marks);
-    this.#marks = { ...marks, variable: marks.variable ?? this.#marks.variable };
+    const before = JSON.stringify(known);
+    this.#marks = { ...isRootRead ? marks : known, variable: marks.variable ?? known.variable };
     // Each of its locks has a record, and one that stays unknown is looked at again and again.
     if (JSON.stringify(this.#marks) !== before) this.#parts.table.recordOf(this);
   }
@@ -261,6 +269,7 @@ export class Session implements Claimant, Listened {
     this.#parts.log("session-resumed", this.#facts());
     this.#parts.table.announceSession("resumed", this);
     crashPoint("session.resumed");
+    for (const loss of this.#untold.splice(0)) outlet.notify("lost", loss);
     this.#parts.table.repeatTakeovers(this);
   }
 
@@ -269,7 +278,6 @@ export class Session implements Claimant, Listened {
    * back: sshd closes channels for reasons of its own, and a bridge can be killed.
    *
    * @param outlet The connection; nothing happens when the session has another one by now.
-    for (const loss of this.#untold.splice(0)) outlet.notify("lost", loss);
    * @param detail What became of the connection.
    */
   detach(outlet: Outlet, detail: string): void {
@@ -289,6 +297,7 @@ export class Session implements Claimant, Listened {
    * @param detail What became of its connection.
    */
   awaitResume(detail: string): void {
+    this.identify();
     this.state = "detached";
     this.#parts.log("session-detached", this.#facts({ detail }));
     this.#parts.table.announceSession("detached", this);
@@ -303,6 +312,15 @@ export class Session implements Claimant, Listened {
     this.#stopWatchingRoot = this.#parts.roots.add(this.#marks.root, () => {
       this.end({ reason: "session-ended", detail: "the SSH session has ended" });
     });
+  }
+
+  /**
+   * Ends it when its root is gone. A client that has left its SSH session keeps its connection, so
+   * that does not tell.
+   */
+  checkRoot(): void {
+    if (this.kind !== "ssh" || isAlive(this.#marks.root)) return;
+    this.end({ reason: "session-ended", detail: "the SSH session has ended" });
   }
 
   endForSilence(): void {
@@ -328,12 +346,21 @@ export class Session implements Claimant, Listened {
     this.identify();
     log("session-ending", this.#facts({ ...cause }));
     crashPoint("end.begun");
-    const { policy, graceMs } = table.beginEnd(this, cause);
+    const { policies: [policy, ...others], graceMs } = table.beginEnd(this, cause);
+    const isLeft = policy === "leave" || others.includes("leave");
+    const hasRoot = this.kind === "ssh" && isAlive(this.#marks.root);
+    if (isLeft && !hasRoot) table.finishEnd(this, cause, ["leave"]);
     crashPoint("end.told");
     const hasHeard = this.#outlet?.close();
     this.#parts.silence.delete(this);
     if (TOLD_BY_US.includes(cause.reason)) await withinMs(hasHeard, HEARING_MS);
-    if (policy !== undefined) await this.#clearForSure(policy, graceMs);
+    if (isLeft && hasRoot) {
+      await this.#forSure(() => this.#endRoot(graceMs));
+      table.finishEnd(this, cause, ["leave"]);
+    }
+    if (policy === "kill" || policy === "drain") {
+      await this.#forSure(() => this.#clear(policy, graceMs));
+    }
     crashPoint("end.cleared");
     table.finishEnd(this, cause);
     crashPoint("end.finished");
@@ -342,10 +369,10 @@ export class Session implements Claimant, Listened {
   }
 
   /** A look that fails proves nothing about processes, so it is repeated until one succeeds. */
-  async #clearForSure(policy: "kill" | "drain", graceMs: number): Promise<void> {
+  async #forSure(clear: () => Promise<void>): Promise<void> {
     for (;;) {
       try {
-        return await this.#clear(policy, graceMs);
+        return await clear();
       } catch (error) {
         this.#parts.log("clean-up-failed", this.#facts({ message: (error as Error).message }));
         await new Promise((resolve) => setTimeout(resolve, CLEAR_AGAIN_MS));
@@ -353,22 +380,33 @@ export class Session implements Claimant, Listened {
     }
   }
 
-  async #clear(policy: "kill" | "drain", graceMs: number): Promise<void> {
-    const { table } = this.#parts;
-    await clearLeftovers({
-      marks: this.#marks,
-      // The sshd of a session must be gone whatever the policy: it could start more processes.
+  /** The sshd of a session must be gone whatever the policy: it could start more processes. */
+  #endRoot(graceMs: number): Promise<void> {
+    return endRootAlone({ ...this.#clearParts(), graceMs });
+  }
+
+  #clear(policy: "kill" | "drain", graceMs: number): Promise<void> {
+    const { search } = this.#parts;
+    return clearLeftovers({
+      ...this.#clearParts(),
       endRoot: this.kind === "ssh",
       policy,
       graceMs,
-      search: this.#parts.search,
-      exits: this.#parts.leftovers,
+      search,
+    });
+  }
+
+  #clearParts(): Pick<CleanUpOptions, "marks" | "exits" | "onAwaiting"> {
+    const { table, leftovers } = this.#parts;
+    return {
+      marks: this.#marks,
+      exits: leftovers,
       onAwaiting: (leftovers) => {
         const shown = leftovers.slice(0, MAX_AWAITING_SHOWN);
         this.awaiting = shown.map(({ pid, comm, state }) => ({ pid, comm, state }));
         if (leftovers.length > 0) table.announceSession("ending", this);
       },
-    });
+    };
   }
 
   #facts(facts: Record<string, unknown> = {}): Record<string, unknown> {

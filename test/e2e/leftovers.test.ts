@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { readFileSync, unlinkSync } from "node:fs";
+import { readFileSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { startAgent } from "../support/agent_process.ts";
 import { until } from "../support/events.ts";
-import { isAlive, readStat, signalPid } from "../support/processes.ts";
+import { isAlive, killAndConfirm, readStat, signalPid } from "../support/processes.ts";
 import { requires, root } from "../support/requires.ts";
-import { RpcError } from "../support/rpc_client.ts";
+import { connectRpc, RpcError } from "../support/rpc_client.ts";
 import { claim, startHost } from "./leftovers_host.ts";
 
 const skip = requires("sshd", "ssh", "ssh-keygen", root);
@@ -103,6 +104,72 @@ test("leave frees the lock at once and looks after nothing", { skip }, async (t)
   assert.ok(isAlive(work));
 });
 
+test("leave ends a silent session's sshd all the same, before the lock goes on", {
+  skip,
+}, async (t) => {
+  await using host = await startHost();
+  const first = host.open(`echo $PPID >$DIR/sshd
+    nohup sleep 1000 >/dev/null 2>&1 & echo $! >$DIR/work`);
+  await first.client.request("hello", { protocol: 1, owner: "a", silenceMs: 300 });
+  await first.client.request("claim", { name: "x", onEnd: "leave" });
+  const [sshd, work] = [await host.pid("sshd"), await host.pid("work")];
+  t.after(() => signalPid(work, "SIGKILL"));
+  await using second = await host.agent.client("b");
+  await second.request("claim", { name: "x", waitMs: 20_000 });
+  assert.equal(isAlive(sshd), false, "who was silent could still act");
+  assert.ok(isAlive(work));
+});
+
+test("an agent that died before it knew a session's marks is no way out for its processes", {
+  skip,
+}, async () => {
+  await using host = await startHost();
+  const { dirs } = host.agent;
+  // Its shell goes on when the agent's end has ended the bridge.
+  const session = host.open(
+    "",
+    "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >$DIR/work; exec sleep 1000",
+  );
+  await claim(session, "a", { name: "x", graceMs: 100 });
+  await host.agent.kill();
+  // As its record is until the agent has looked: that comes after the answer.
+  const path = join(dirs.runtimeDir, "locks", "x.json");
+  const record = JSON.parse(readFileSync(path, "utf8"));
+  const [grant] = record.ownerships[0].grants;
+  const { root, uid } = grant.session.marks;
+  grant.session.marks = { root, uid };
+  writeFileSync(path, JSON.stringify(record));
+  await using agent = await startAgent({ dirs });
+  const work = await host.pid("work");
+  await session.kill();
+  await using second = await agent.client("b");
+  await second.request("claim", { name: "x", waitMs: 20_000 });
+  assert.equal(isAlive(work), false, "a leftover lived when the next claim was granted");
+});
+
+test("a session whose client has run away from its sshd ends with that", {
+  skip: skip ?? requires("socat"),
+}, async () => {
+  await using host = await startHost();
+  const line = (id: number, method: string, params: object) =>
+    JSON.stringify({ jsonrpc: "2.0", id, method, params });
+  // Neither the end of its terminal nor of its input reaches it, and it goes on with its heartbeats.
+  const first = host.open(`echo $PPID >$DIR/sshd; mkfifo $DIR/in
+    setsid socat - UNIX-CONNECT:${host.agent.dirs.socket} <>$DIR/in >/dev/null 2>&1 &
+    echo $! >$DIR/client
+    setsid sh -c 'while sleep 0.1; do echo "$1"; done' x '${line(3, "ping", {})}' \
+      1<>$DIR/in </dev/null 2>/dev/null &
+    echo '${line(1, "hello", { protocol: 1, owner: "a" })}' >$DIR/in
+    echo '${line(2, "claim", { name: "x", graceMs: 100 })}' >$DIR/in`);
+  const [sshd, client] = [await host.pid("sshd"), await host.pid("client")];
+  await host.agent.events.waitFor(({ event }) => event === "lock-granted");
+  await killAndConfirm(sshd);
+  await using second = await host.agent.client("b");
+  await second.request("claim", { name: "x", waitMs: 20_000 });
+  assert.equal(isAlive(client), false);
+  await first.exit;
+});
+
 test("a faked SSH_CONNECTION makes nobody else's process a leftover", { skip }, async (t) => {
   await using host = await startHost();
   const first = host.open(`echo "$SSH_CONNECTION" >$DIR/connection; echo $$ >$DIR/shell`);
@@ -159,6 +226,31 @@ test("a killed bridge is no end: the session keeps its lock and resumes", { skip
   await session.kill();
   // With its SSH session gone it ends, and what it had started with it.
   await other.request("claim", { name: "x", waitMs: 20_000 });
+});
+
+test("a session that was broken without a connection is told why when it comes back", {
+  skip,
+}, async () => {
+  await using host = await startHost();
+  const session = host.open("", "exec sleep 1000");
+  const { session: { secret } } = await session.client.request<Hello>("hello", {
+    protocol: 1,
+    owner: "a",
+  });
+  await session.client.request("claim", { name: "x" });
+  const { locks: [lock] } = await session.client.request<Status>("status", { name: "x" });
+  signalPid(lock!.holders[0]!.peerPid!, "SIGKILL");
+  await host.agent.events.waitFor(({ event }) => event === "session-detached");
+  await using other = await host.agent.client("b");
+  await other.request("break", { name: "x", reason: "stuck" });
+  await other.request("claim", { name: "x", waitMs: 20_000 });
+  await using back = await connectRpc(host.agent.dirs.socket);
+  const refused = await back.request("hello", { protocol: 1, resume: secret })
+    .then(() => undefined, (error) => error);
+  assert.ok(refused instanceof RpcError);
+  const { code, reason, detail } = refused.data;
+  assert.deepEqual({ code, reason }, { code: "no-session", reason: "broken" });
+  assert.match(detail as string, /^broken by .+: stuck$/);
 });
 
 interface Status {

@@ -35,8 +35,8 @@ const REPLAYS: SessionReplay[] = [
     missing: 1,
     patches: [{
       file: "agent/session.ts",
-      find: "if (policy !== undefined) await this.#clearForSure(policy, graceMs);",
-      replace: "",
+      find: 'if (policy === "kill" || policy === "drain") {',
+      replace: "if (policy === undefined) {",
     }],
     async events({ agent, hold, pid }) {
       // What is left does not hear TERM, so it lives through the grace.
