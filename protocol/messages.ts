@@ -288,17 +288,23 @@ export interface ContendedFacts {
   waitedMs: number;
 }
 
-const LOSS_REASONS = [
+/** Why a lock was lost. The first cause wins. */
+export type LossReason =
+  | "lock-file-replaced"
+  | "silence"
+  | "session-ended"
+  | "holder-failed"
+  | "broken"
+  | "taken-over";
+
+const LOSS_REASONS: readonly LossReason[] = [
   "lock-file-replaced",
   "silence",
   "session-ended",
   "holder-failed",
   "broken",
   "taken-over",
-] as const;
-
-/** Why a lock was lost. The first cause wins. */
-export type LossReason = typeof LOSS_REASONS[number];
+];
 
 /**
  * The loss that an agent tells of with a refusal to resume a session; `undefined` where it does not.

@@ -53,8 +53,8 @@ export const bugs: BrokenCase[] = [
     patches: [
       patch(
         session,
-        "if (policy !== undefined) await this.#clearForSure",
-        "if (policy === undefined) await this.#clearForSure",
+        'if (policy === "kill" || policy === "drain") {',
+        "if (policy === undefined) {",
       ),
     ],
     crowd: runs,
@@ -314,8 +314,8 @@ export const defences: BrokenCase[] = [
     patches: [
       patch(
         session,
-        "if (policy !== undefined) await this.#clearForSure",
-        "if (policy === undefined) await this.#clearForSure",
+        'if (policy === "kill" || policy === "drain") {',
+        "if (policy === undefined) {",
       ),
     ],
     crowd: controllers,
