@@ -22,6 +22,24 @@ export const BINARY_AGENT: AgentFlavour = { name: "binary", command: ["dist/sshl
 export type TestPlan = { readonly together: TestRun[]; readonly alone: TestRun[] };
 
 /**
+ * Files that take ten seconds and more. They begin first, so that none of them is left alone at the end
+ * while a processor has nothing to do.
+ */
+const LONG: readonly string[] = [
+  "history/broken_agents.test.ts",
+  "model/model.test.ts",
+  "fuzz/hostile_connections.test.ts",
+  "agent/holder/orphan.test.ts",
+  "install/system_install.test.ts",
+  "e2e/controller_loss.test.ts",
+  "e2e/controller_cli.test.ts",
+  "e2e/controller_end.test.ts",
+  "install/units.test.ts",
+  "demo/demo.test.ts",
+  "e2e/controller_exec.test.ts",
+];
+
+/**
  * Decides what runs how often.
  *
  * Every file runs on Node. One that starts the agent runs once with the compiled binary and once
@@ -50,7 +68,17 @@ export function planTests(bundles: readonly TestBundle[], patterns: readonly str
     wanted.length === 0 || wanted.some((pattern) => pattern.test(label))
   );
   const isAlone = ({ bundle }: TestRun) => bundle.name.endsWith(".alone.test.ts");
-  return { together: kept.filter((each) => !isAlone(each)), alone: kept.filter(isAlone) };
+  const together = kept.filter((each) => !isAlone(each));
+  return { together: longFirst(together), alone: kept.filter(isAlone) };
+}
+
+/** The same file under another agent comes later, so that the two do not do the same at the same time. */
+function longFirst(runs: readonly TestRun[]): TestRun[] {
+  const isLong = ({ bundle: { name } }: TestRun) => LONG.includes(name);
+  const place = ({ agent, bundle: { name } }: TestRun) =>
+    (agent === undefined || agent === BINARY_AGENT ? 0 : LONG.length) + LONG.indexOf(name);
+  const long = runs.filter(isLong).sort((a, b) => place(a) - place(b));
+  return [...long, ...runs.filter((each) => !isLong(each))];
 }
 
 function run(

@@ -1,5 +1,6 @@
 import type { Patch } from "../support/agent_build.ts";
-import type { Crowd, RunOptions, RunResult } from "./run_history.ts";
+import type { Verdict } from "./checker.ts";
+import type { Crowd, RunOptions } from "./run_history.ts";
 import type { Ending } from "./ssh_worker.ts";
 
 /** An agent that is wrong on purpose, and what shows it. */
@@ -7,6 +8,8 @@ export interface BrokenCase {
   /** What is wrong, after "an agent that". */
   name: string;
   patches: Patch[];
+  /** Changes that are no bug: they let the fault matter more often. */
+  setting?: Patch[];
   /** Faults that the case needs; those whose defence it lacks. */
   faults?: Record<string, number>;
   crowd?: Partial<Crowd>;
@@ -14,7 +17,7 @@ export interface BrokenCase {
   /** How a controller's session ends. */
   endings?: Ending[];
   /** What shows it beside a broken rule, a leak, or a run that hangs. */
-  isSeen?: (result: RunResult) => boolean;
+  isSeen?: (verdict: Verdict) => boolean;
   /** Only root can show it. */
   needsRoot?: true;
 }
@@ -26,15 +29,20 @@ const session = "agent/session.ts";
 const leftovers = "agent/leftovers.ts";
 const cleanUp = "agent/clean_up.ts";
 const tokens = "agent/token_store.ts";
+const silence = "agent/silence.ts";
 
 /** Programs that are killed and leave something behind, beside others that want the lock. */
 const runs = { run: 3, shell: 1 };
 /** The same over SSH. */
 const controllers = { library: 3, shell: 1 };
 const foreigners = { shell: 3, flock: 1 };
+/** So many that one always waits in the kernel's queue of the only lock. */
+const queued = { shell: 1, flock: 4, localProcesses: 1 };
 
-/** For what is only seen at the end. */
-const brief = { minMs: 4_000, operations: 100 };
+/** For locks that stay taken: once the only one does, the run has nothing more to do. */
+const stalling = { locks: 1, pauseUs: 20_000, endsAtStall: true };
+/** For sessions that end by nothing but their silence. */
+const lasting = { ...stalling, endingShare: 100 };
 
 function patch(file: string, find: string, replace: string): Patch {
   return { file, find, replace };
@@ -44,6 +52,12 @@ const importFlock = patch(
   table,
   'import { performance } from "node:perf_hooks";',
   'import { performance } from "node:perf_hooks"; import { flock, LOCK_UN } from "./libc.ts";',
+);
+
+const noSilence = patch(
+  session,
+  "  endForSilence(): void {\n",
+  "  endForSilence(): void {\n    if (this.id !== '') return;\n",
 );
 
 /** Bugs that somebody might make. */
@@ -59,6 +73,7 @@ export const bugs: BrokenCase[] = [
     ],
     crowd: runs,
     endings: ["controller-killed"],
+    more: { endingShare: 80 },
   },
   {
     name: "gives a token twice now and then",
@@ -100,8 +115,8 @@ export const bugs: BrokenCase[] = [
       patch(table, 'log("holder-died",', 'flock(file.fd, LOCK_UN); log("holder-died",'),
     ],
     faults: { "holder-killed": 1 },
-    crowd: { ...foreigners, localProcesses: 1 },
-    more: { holdMs: 200, faultPauseMs: 50 },
+    crowd: queued,
+    more: { locks: 1, holdMs: 200, faultPauseMs: 50 },
   },
   {
     name: "does not tie a holder to itself until its record is written",
@@ -115,7 +130,7 @@ export const bugs: BrokenCase[] = [
       ),
     ],
     faults: { "agent-killed": 1 },
-    more: { faultPauseMs: 1000, ...brief },
+    more: { faultPauseMs: 1000, ...stalling },
   },
   {
     name: "writes no record before it lets its holder go",
@@ -125,7 +140,7 @@ export const bugs: BrokenCase[] = [
       'const error = undefined as Error | undefined;\n    crashPoint("grant.recorded");',
     )],
     faults: { "agent-killed": 1 },
-    more: { holdMs: 300, faultPauseMs: 1000, ...brief },
+    more: { holdMs: 300, faultPauseMs: 1000, ...stalling },
   },
   {
     name: "adopts a lock by opening its path anew",
@@ -142,8 +157,8 @@ export const bugs: BrokenCase[] = [
       ),
     ],
     faults: { "agent-restarted": 1, "holder-killed": 2 },
-    crowd: foreigners,
-    more: { holdMs: 2500, faultPauseMs: 100 },
+    crowd: queued,
+    more: { locks: 1, holdMs: 2500, faultPauseMs: 100 },
   },
   {
     name: "lets an owner of another user join",
@@ -209,7 +224,7 @@ export const bugs: BrokenCase[] = [
     ],
     crowd: runs,
     endings: ["controller-killed"],
-    more: { ...brief },
+    more: { ...stalling, endingShare: 80 },
   },
   {
     name: "searches for leftovers only once",
@@ -220,13 +235,14 @@ export const bugs: BrokenCase[] = [
     )],
     crowd: runs,
     endings: ["controller-killed"],
+    more: { endingShare: 80 },
   },
   {
     name: "takes stopped processes for dead",
     patches: [patch(leftovers, "!isDead(stat) &&", '!isDead(stat) && stat.state !== "T" &&')],
     crowd: runs,
     endings: ["controller-killed"],
-    more: { ...brief },
+    more: { endingShare: 80, enough: { "run-killed": 12 } },
   },
   {
     name: "looks only at descendants",
@@ -237,6 +253,7 @@ export const bugs: BrokenCase[] = [
     )],
     crowd: runs,
     endings: ["controller-killed"],
+    more: { endingShare: 80 },
   },
   {
     name: "counts an ownership's end before its last session",
@@ -266,48 +283,42 @@ export const defences: BrokenCase[] = [
       'if (detail !== "") return; this.#parts.table.cancelClaims(this, detail);',
     )],
     faults: { "controller-killed": 1 },
-    more: { holdMs: 300, ...brief },
+    more: { holdMs: 300, ...stalling },
   },
   {
-    name: "agent killed: locks are not taken over",
-    patches: [patch(
-      "agent/server.ts",
-      "adoptLocks({ records,",
-      "if (Date.now() < 0) adoptLocks({ records,",
-    )],
-    faults: { "agent-killed": 1 },
-    more: { holdMs: 300, faultPauseMs: 1000, ...brief },
+    name: "controller stopped: silence means nothing",
+    patches: [noSilence],
+    crowd: { library: 3 },
+    endings: ["controller-stopped"],
+    more: { ...lasting, staysCut: true },
   },
   {
-    name: "agent restarted: it takes its holders with it",
-    patches: [patch(
-      "agent/server.ts",
-      "    pool.close();\n",
-      "    for (const pid of table.holderPids()) process.kill(pid, 'SIGKILL');\n    pool.close();\n",
-    )],
-    faults: { "agent-restarted": 1 },
-    crowd: foreigners,
-    more: { holdMs: 1000, faultPauseMs: 1000 },
+    name: "controller cut off, partition: silence means nothing",
+    patches: [noSilence],
+    crowd: { library: 3 },
+    endings: ["cut-off"],
+    more: { ...lasting, staysCut: true },
+    needsRoot: true,
   },
   {
-    name: "holder killed: its lock is given up",
-    patches: [patch(table, "tries < MAX_HOLDER_RESTARTS &&", "tries < 0 * MAX_HOLDER_RESTARTS &&")],
-    faults: { "holder-killed": 1 },
-    more: { holdMs: 200, ...brief, faultPauseMs: 50 },
-    isSeen: ({ verdict }) => (verdict.losses["holder-failed"] ?? 0) > 0,
-  },
-  {
-    name: "waiting holder killed: its claim is given up",
+    name: "packets lost: the first heartbeat that is late ends a session",
     patches: [
       patch(
-        "agent/holder.ts",
-        "if (!mayRetry || holder.wasKilled)",
-        "if (mayRetry || holder.wasKilled || outcome.kind !== 'failed')",
+        silence,
+        "const deadline = session.lastHeardAt + session.silenceMs;",
+        "const deadline = session.lastHeardAt + session.silenceMs * 0.26;",
+      ),
+      patch(
+        silence,
+        "this.#fireBy(session.lastHeardAt + session.silenceMs);",
+        "this.#fireBy(session.lastHeardAt + session.silenceMs * 0.26);",
       ),
     ],
-    faults: { "spare-holder-killed": 2, "holder-killed": 1 },
-    more: { waiting: 80, holdMs: 50, ...brief, faultPauseMs: 30 },
-    isSeen: ({ verdict }) => (verdict.answers["holder-failed"] ?? 0) > 0,
+    faults: { "packets-lost": 1 },
+    crowd: { library: 3 },
+    more: { holdMs: 3000 },
+    isSeen: ({ losses }) => Object.keys(losses).length > 0,
+    needsRoot: true,
   },
   {
     name: "sshd killed: nothing is cleared away",
@@ -322,17 +333,82 @@ export const defences: BrokenCase[] = [
     endings: ["sshd-killed"],
   },
   {
-    name: "sshd stopped, controller stopped, partition: silence means nothing",
-    patches: [
-      patch(
-        session,
-        "  endForSilence(): void {\n",
-        "  endForSilence(): void {\n    if (this.id !== '') return;\n",
-      ),
-    ],
+    name: "sshd stopped: silence means nothing",
+    patches: [noSilence],
     crowd: { library: 3 },
     endings: ["sshd-stopped"],
-    more: { endingShare: 100, minMs: 6000, operations: 0 },
+    more: lasting,
+  },
+  {
+    name: "agent killed: locks are not taken over",
+    patches: [patch(
+      "agent/server.ts",
+      "adoptLocks({ records,",
+      "if (Date.now() < 0) adoptLocks({ records,",
+    )],
+    faults: { "agent-killed": 1 },
+    more: { holdMs: 300, faultPauseMs: 1000, ...stalling },
+  },
+  {
+    name: "agent restarted: it takes its holders with it",
+    patches: [patch(
+      "agent/server.ts",
+      "    pool.close();\n",
+      "    for (const pid of table.holderPids()) process.kill(pid, 'SIGKILL');\n    pool.close();\n",
+    )],
+    faults: { "agent-restarted": 1 },
+    crowd: foreigners,
+    more: { holdMs: 1000, faultPauseMs: 1000 },
+  },
+  {
+    name: "agent stopped: an older generation goes on beside its successor",
+    patches: [patch("agent/server.ts", "  await endOlderGenerations(runFile, log);\n", "")],
+    faults: { "agent-superseded": 1 },
+    crowd: { library: 3 },
+    more: { holdMs: 1000, ...stalling },
+  },
+  {
+    name: "holder killed: its lock is given up",
+    patches: [patch(table, "tries < MAX_HOLDER_RESTARTS &&", "tries < 0 * MAX_HOLDER_RESTARTS &&")],
+    faults: { "holder-killed": 1 },
+    more: { holdMs: 200, faultPauseMs: 50 },
+    isSeen: ({ losses }) => (losses["holder-failed"] ?? 0) > 0,
+  },
+  {
+    name: "waiting holder killed: its claim is given up",
+    patches: [
+      patch(
+        "agent/holder.ts",
+        "if (!mayRetry || holder.wasKilled)",
+        "if (mayRetry || holder.wasKilled || outcome.kind !== 'failed')",
+      ),
+    ],
+    faults: { "spare-holder-killed": 2, "holder-killed": 1 },
+    more: { waiting: 80, holdMs: 50, faultPauseMs: 30 },
+    isSeen: ({ answers }) => (answers["holder-failed"] ?? 0) > 0,
+  },
+  {
+    name: "holder stopped: it is asked to end, and its end is to unlock",
+    patches: [
+      patch(kernelClaim, "  holder.kill();\n", '  process.kill(holder.pid, "SIGTERM");\n'),
+      patch(kernelClaim, "  flock(file.fd, LOCK_UN);\n", ""),
+    ],
+    faults: { "holder-frozen": 1 },
+    more: { holdMs: 100, ...stalling },
+  },
+  {
+    name: "clock set forward: silence is measured by it",
+    patches: [silence, session, "agent/connection.ts"].map((file) =>
+      patch(
+        file,
+        'import { performance } from "node:perf_hooks";',
+        "const performance = { now: () => Date.now() };",
+      )
+    ),
+    faults: { "clock-forward": 1 },
+    crowd: { library: 3 },
+    more: { holdMs: 5000 },
+    isSeen: ({ losses }) => Object.keys(losses).length > 0,
   },
   {
     name: "clock set back: tokens are times",
@@ -346,6 +422,33 @@ export const defences: BrokenCase[] = [
     faults: { "clock-back": 1, "clock-forward": 1 },
   },
   {
+    name: "out of bytes: tokens are given beyond what could be reserved",
+    // Each start of the agent is a reboot to the counter, and reservations are small.
+    setting: [
+      patch(tokens, "readonly #bootId = readBootId();", "readonly #bootId = String(process.pid);"),
+      patch(tokens, "const RESERVATION = 65_536;", "const RESERVATION = 100;"),
+    ],
+    patches: [patch(
+      tokens,
+      "this.#reserve(token + RESERVATION);",
+      "try { this.#reserve(token + RESERVATION); } catch { this.#reserved = token + RESERVATION; }",
+    )],
+    faults: { "out-of-bytes": 2, "agent-killed": 1 },
+    more: { faultPauseMs: 100 },
+    needsRoot: true,
+  },
+  {
+    name: "out of inodes: locks are granted without their record",
+    patches: [patch(
+      table,
+      "if (error !== undefined && outlivesAgent) {",
+      "if (error !== undefined && !outlivesAgent) {",
+    )],
+    faults: { "out-of-inodes": 2, "agent-killed": 1 },
+    more: { holdMs: 1000, faultPauseMs: 50, ...stalling },
+    needsRoot: true,
+  },
+  {
     name: "descriptors used up: nobody counts them",
     patches: [
       patch(
@@ -355,10 +458,42 @@ export const defences: BrokenCase[] = [
       ),
     ],
     faults: { "out-of-descriptors": 1 },
-    more: { maxDescriptors: 1100, minMs: 4000, operations: 0 },
-    isSeen: ({ verdict: { answers } }) =>
+    more: { maxDescriptors: 1100 },
+    isSeen: ({ answers }) =>
       ["holder-failed", "internal", "lock-file", "no-token"].some((code) =>
         (answers[code] ?? 0) > 0
       ),
+  },
+  {
+    name: "lock file truncated: the last token is kept in it",
+    patches: [
+      patch(
+        table,
+        'import { performance } from "node:perf_hooks";',
+        'import { performance } from "node:perf_hooks"; import * as fs from "node:fs";',
+      ),
+      patch(
+        table,
+        "const token = this.#parts.tokens.next();",
+        'const token = Number(fs.readFileSync(file.path, "latin1")) + 1; ' +
+          "fs.writeFileSync(file.path, String(token));",
+      ),
+    ],
+    faults: { "lock-file-truncated": 1 },
+    more: { locks: 1 },
+  },
+  {
+    name: "lock file's mode changed: any change of it is taken for its loss",
+    patches: [
+      patch("agent/lock_dir_watch.ts", 'if (event !== "rename") return;', ""),
+      patch(
+        "agent/lock_file.ts",
+        "return stat.ino === file.inode && stat.dev === file.device;",
+        "return stat.ino === file.inode && (stat.mode & 0o777) === LOCK_FILE_MODE;",
+      ),
+    ],
+    faults: { "lock-file-chmod": 1 },
+    more: { holdMs: 200 },
+    isSeen: ({ losses }) => (losses["lock-file-replaced"] ?? 0) > 0,
   },
 ];

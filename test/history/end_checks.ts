@@ -14,6 +14,8 @@ export interface EndCheckOptions {
   bystanders: readonly number[];
   /** Locks and leftovers may take so long to go, in milliseconds: generous, since it proves a leak. */
   deadlineMs: number;
+  /** Whether the first finding is enough. */
+  stopsAtFirst?: boolean;
 }
 
 /**
@@ -23,7 +25,7 @@ export interface EndCheckOptions {
  * @returns What was found; nothing where all is well.
  */
 export async function checkTheEnd(options: EndCheckOptions): Promise<string[]> {
-  const { host, actor, bystanders, deadlineMs } = options;
+  const { host, actor, bystanders, deadlineMs, stopsAtFirst = false } = options;
   // A leftover that nobody has ended may have been stopped: now it may show itself.
   const actorsLeft = () => processesOf(actor);
   const checks: [what: string, look: () => Promise<unknown[]> | unknown[]][] = [
@@ -42,6 +44,7 @@ export async function checkTheEnd(options: EndCheckOptions): Promise<string[]> {
         if (!(error instanceof WaitTimeoutError)) throw error;
         found.push(`${what} ${deadlineMs} ms after the end of all: ${describe(seen)}`);
       });
+    if (stopsAtFirst && found.length > 0) return found;
   }
   for (const pid of bystanders) {
     if (!signalPid(pid, "SIGCONT") || readArgv(pid).length === 0) {

@@ -12,7 +12,13 @@ import {
 import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { processesWithLockIn, readArgv, readStat, signalPid } from "../support/processes.ts";
+import {
+  freeze,
+  processesWithLockIn,
+  readArgv,
+  readStat,
+  signalPid,
+} from "../support/processes.ts";
 import { lockPath } from "../support/shell_lock.ts";
 import { replacedFault } from "./claims.ts";
 import type { Host } from "./host.ts";
@@ -47,6 +53,12 @@ export type Fault = (targets: FaultTargets) => Promise<boolean | void>;
  */
 const holderReplacedMs = 1_500;
 
+/**
+ * How long an agent that nobody has ended stays stopped beside its successor, in milliseconds: until
+ * its controllers have given it up.
+ */
+const supersededMs = 2_500;
+
 /** All faults, by name. */
 export const faults: Record<string, Fault> = {
   "agent-killed": async ({ host, random }) => {
@@ -65,6 +77,11 @@ export const faults: Record<string, Fault> = {
     await delay(20 + random.below(random.below(3) === 0 ? 1500 : 100));
     host.signalAgent("SIGCONT");
   },
+  // A cleaner takes the run file away while the agent is stopped: a new one starts beside it.
+  "agent-superseded": async ({ host }) => {
+    await host.supersedeAgent(supersededMs);
+    return false;
+  },
   "holder-killed": ({ host, random }) => {
     const holder = pick(holdersIn(host), random);
     if (holder === undefined) return Promise.resolve(false);
@@ -76,6 +93,11 @@ export const faults: Record<string, Fault> = {
     if (holder === undefined || !signalPid(holder, "SIGSTOP")) return false;
     await delay(random.below(200));
     signalPid(holder, "SIGCONT");
+  },
+  // For good: only its end, or an unlock that needs no answer of it, frees its lock.
+  "holder-frozen": async ({ host, random }) => {
+    const holder = pick(holdersIn(host).filter(hasLock), random);
+    return holder !== undefined && await freeze(holder);
   },
   "spare-holder-killed": ({ host, random }) => {
     const spare = pick(childrenOf(host.pid).filter(isSpare), random);
@@ -152,9 +174,10 @@ export const faults: Record<string, Fault> = {
   },
 };
 
-/** The holders and waiting holders of this host. */
+/** The agent's holders, those that wait included. */
 function holdersIn(host: Host): number[] {
-  return processesWithLockIn(host.dirs.lockDir).filter((pid) => readStat(pid)?.comm !== "bash");
+  return processesWithLockIn(host.dirs.lockDir)
+    .filter((pid) => readStat(pid)?.comm.startsWith("session-lock-") === true);
 }
 
 function childrenOf(pid: number): number[] {
@@ -163,6 +186,15 @@ function childrenOf(pid: number): number[] {
     return text.split(" ").filter((word) => word !== "").map(Number);
   } catch {
     return [];
+  }
+}
+
+/** Whether it is a holder that has its lock, and does not wait for it. */
+function hasLock(pid: number): boolean {
+  try {
+    return /^lock:/m.test(readFileSync(`/proc/${pid}/fdinfo/999`, "latin1"));
+  } catch {
+    return false;
   }
 }
 

@@ -1,11 +1,11 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { appendFileSync, chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { type AgentDirs, builtHolder, dirArgs } from "../support/agent_process.ts";
 import { type ChildExit, childExit, eachLine } from "../support/child.ts";
 import { until } from "../support/events.ts";
-import { killAndConfirm, processesWithLockIn, signalPid } from "../support/processes.ts";
+import { freeze, killAndConfirm, processesWithLockIn, signalPid } from "../support/processes.ts";
 import { findTool, root } from "../support/requires.ts";
 import { requires } from "../support/requires.ts";
 import { makeLockDir, makeTempDir } from "../support/temp_dir.ts";
@@ -46,6 +46,8 @@ export class Host implements AsyncDisposable {
   #exit: Promise<ChildExit> | undefined;
   #clock = "";
   #isStarted = false;
+  /** Agents that nobody has ended when another one started. */
+  readonly #older: ChildProcess[] = [];
 
   private constructor(
     parts: HostParts,
@@ -145,6 +147,25 @@ export class Host implements AsyncDisposable {
     await this.#exit;
   }
 
+  /**
+   * Stops the agent, removes its run file, starts another, and lets the first one go on where it has
+   * not been ended by then.
+   *
+   * @param stoppedMs Time that the first one is stopped beside the other then, in milliseconds.
+   */
+  async supersedeAgent(stoppedMs: number): Promise<void> {
+    await delay(Math.max(0, this.mayDieAt - performance.now()));
+    const older = this.#child!;
+    this.#parts.recorder.write({ e: "fault", kind: "agent-superseded" });
+    await freeze(older.pid!);
+    rmSync(join(this.dirs.runtimeDir, "agent.lock"));
+    await this.startAgent();
+    if (older.exitCode !== null || older.signalCode !== null) return;
+    this.#older.push(older);
+    await delay(stoppedMs);
+    signalPid(older.pid!, "SIGCONT");
+  }
+
   /** Sends the agent a signal. */
   signalAgent(signal: NodeJS.Signals): void {
     signalPid(this.pid, signal);
@@ -156,6 +177,7 @@ export class Host implements AsyncDisposable {
       signalPid(this.pid, "SIGKILL");
       await this.#exit;
     }
+    for (const { pid } of this.#older) await killAndConfirm(pid!);
     await this.#remove();
   }
 

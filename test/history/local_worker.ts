@@ -29,7 +29,7 @@ export interface WorkerConfig {
   pauseUs: number;
   /** Share of claims, of 100, that wait. */
   waiting: number;
-  /** The longest time that a lock is held, in milliseconds. */
+  /** The longest time that a lock is held on purpose, in milliseconds. */
   holdMs: number;
 }
 

@@ -22,6 +22,9 @@ export function whyNoNetwork(): string | undefined {
   return status === 0 ? undefined : `needs network namespaces: ${String(stderr).trim()}`;
 }
 
+/** How many were made here. */
+let made = 0;
+
 /**
  * Makes a network namespace with a cable to this one. It ends with the process that keeps it.
  *
@@ -32,10 +35,11 @@ export async function makeNetwork(): Promise<Network> {
   await until(() => namespaceOf(keeper) !== namespaceOf(process), { what: "a network namespace" });
   const pid = String(keeper.pid);
   const prefix = ["nsenter", "--target", pid, "--net", "--"];
-  // Of the addresses that are set aside for benchmarks; a cable needs four of them.
-  const block = (process.pid * 4) % 65_536;
-  const address = (last: number) => `198.18.${block >> 8}.${(block & 255) + last}`;
-  const cable = `sshlock${process.pid % 65_536}`;
+  // Of the addresses that are set aside for benchmarks; a cable needs four of them. A process may
+  // have several: runs go on side by side.
+  const id = (process.pid + 4096 * made++) % 16_384;
+  const address = (last: number) => `198.18.${id >> 6}.${((id * 4) & 255) + last}`;
+  const cable = `sshlock${id}`;
   try {
     run("ip", "link", "add", cable, "type", "veth", "peer", "name", "host", "netns", pid);
     run("ip", "address", "add", `${address(1)}/30`, "dev", cable);

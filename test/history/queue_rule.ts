@@ -2,7 +2,7 @@ import { type Claim, isRemote, type SortedHistory } from "./claims.ts";
 import { type Report, violation } from "./violations.ts";
 
 /** Faults that end the queue of an agent, and with it the order in which its claims came. */
-export const queueEnds: readonly string[] = ["agent-killed", "agent-restarted"];
+export const queueEnds: readonly string[] = ["agent-killed", "agent-restarted", "agent-superseded"];
 
 /**
  * Claims of one lock at one agent are granted in the order in which they came: whoever claims after

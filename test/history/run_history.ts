@@ -59,7 +59,7 @@ export interface RunOptions {
   /** Pause between two faults, in milliseconds, at most. */
   faultPauseMs: number;
   endings: Ending[];
-  /** Of 100 locks of a controller, how many end otherwise than by release. */
+  /** Of 100 locks of a controller or of `run`, how many end otherwise than by release. */
   endingShare: number;
   /** Owners that clients share. */
   owners: number;
@@ -70,14 +70,22 @@ export interface RunOptions {
   toolPauseUs?: number;
   /** Of 100 claims, how many wait. */
   waiting: number;
-  /** The longest time that local clients hold a lock, in milliseconds. */
+  /** The longest time that local clients and controllers hold a lock on purpose, in milliseconds. */
   holdMs: number;
   /** It ends when so many operations are done, but not before `minMs`. */
   operations: number;
   minMs: number;
   deadlineMs: number;
-  /** Whether to look at the history while it grows, and to stop at the first broken rule. */
+  /** Whether to look at the history while it grows, and to stop at the first broken rule or leak. */
   stopsAtViolation: boolean;
+  /** Such a run ends when these faults were done so often. */
+  enough?: Record<string, number>;
+  /** Whether it ends when nothing is granted any longer: locks that stay taken are found at the end. */
+  endsAtStall?: boolean;
+  /** What else is a finding at which such a run stops. */
+  isFinding?: (verdict: Verdict) => boolean;
+  /** Whether controllers that are stopped or cut off stay so until the end, checks included. */
+  staysCut?: boolean;
   /** Time for locks and leftovers to go at the end, in milliseconds. */
   endDeadlineMs: number;
   /** Told what goes on. */
@@ -108,6 +116,9 @@ const silenceMs = 2_500;
 /** Nobody: the user of strangers and bystanders. */
 const strangerUid = 65_534;
 
+/** Without a grant for so long, locks are taken to stay taken, in milliseconds. */
+const stallMs = 4_000;
+
 /** Between two looks at what has been recorded, in milliseconds. */
 const lookMs = 400;
 
@@ -122,6 +133,8 @@ class Run implements AsyncDisposable {
   readonly #random: Random;
   readonly #startedAt = performance.now();
   readonly #workers = new Set<Worker>();
+  /** Pids of workers that stay stopped until the end. */
+  readonly #cut = new Set<number>();
   readonly #locks: string[];
   readonly #unlinked: string[];
   readonly #owners: string[];
@@ -136,6 +149,7 @@ class Run implements AsyncDisposable {
   #programs!: Record<"local" | "tools" | "ssh", string>;
   #spawned = 0;
   #isEnding = false;
+  #found: Verdict | undefined;
   #failure: string | undefined;
 
   constructor(options: RunOptions) {
@@ -155,9 +169,10 @@ class Run implements AsyncDisposable {
     await this.#untilEnough();
     this.#isEnding = true;
     await faulting;
-    await this.#endWorkers();
-    const verdict = this.#look();
-    const isOver = !verdict.ok && this.#options.stopsAtViolation;
+    // What has been found is found: only a run without a finding has to come to its end.
+    if (this.#found === undefined) await this.#endWorkers();
+    const verdict = this.#found ?? this.#look();
+    const isOver = this.#options.stopsAtViolation && this.#isFinding(verdict);
     const leaks = isOver ? [] : await this.#checkTheEnd();
     const { localProcesses, localClients, strangers, ...others } = this.#options.crowd;
     const clients = (localProcesses + Number(strangers)) * localClients +
@@ -271,7 +286,7 @@ class Run implements AsyncDisposable {
   }
 
   #startTools(): void {
-    const { run, shell, flock } = this.#options.crowd;
+    const { crowd: { run, shell, flock }, endings, endingShare } = this.#options;
     const id = ++this.#spawned;
     const names = (kind: string, count: number) =>
       Array.from({ length: count }, (_, index) => `${kind}${id}.${index}`);
@@ -288,7 +303,7 @@ class Run implements AsyncDisposable {
         ...["run", ...dirArgs(dirs), "--holder", resolve(builtHolder())],
       ],
       actor: this.#actor,
-      kills: this.#options.endings.length > 0,
+      kills: endings.length > 0 ? Math.max(25, endingShare) : 0,
       pauseUs: Math.max(base.pauseUs, this.#options.toolPauseUs ?? 40_000),
     };
     this.#start("tools", this.#programs.tools, config);
@@ -409,7 +424,8 @@ class Run implements AsyncDisposable {
     const [c] = config.clients as [string];
     if (line === "controller-stopped") {
       this.#recorder.write({ e: "end", c, how: line });
-      if (!signalPid(child.pid!, "SIGSTOP")) return;
+      if (this.#options.staysCut === true) this.#cut.add(child.pid!);
+      if (!signalPid(child.pid!, "SIGSTOP") || this.#cut.has(child.pid!)) return;
       await delay(ms);
       signalPid(child.pid!, "SIGCONT");
     } else if (line === "cut-off") {
@@ -417,24 +433,31 @@ class Run implements AsyncDisposable {
       this.#network?.setLink(false);
       await delay(ms);
       // At the end the cable is put in for all.
-      if (!this.#isEnding) this.#network?.setLink(true);
+      if (!this.#isEnding && this.#options.staysCut !== true) this.#network?.setLink(true);
     }
   }
 
   // ---- end -------------------------------------------------------------------------------------
 
   async #untilEnough(): Promise<void> {
-    const { operations, minMs, deadlineMs, stopsAtViolation, say } = this.#options;
+    const { operations, minMs, deadlineMs, stopsAtViolation, endsAtStall, say } = this.#options;
+    const stall = endsAtStall === true ? new Stall() : undefined;
     for (let lookedAt = 0;;) {
       await delay(lookMs);
       const elapsedMs = performance.now() - this.#startedAt;
       if (this.#failure !== undefined) return;
       this.#files.read();
-      if (stopsAtViolation && !this.#look().ok) {
+      const seen = stopsAtViolation ? this.#look() : undefined;
+      if (seen !== undefined && this.#isFinding(seen)) {
         // The files are read one after the other: what proves it may have been written meanwhile.
         await delay(lookMs);
-        if (!this.#look().ok) return;
+        const verdict = this.#look();
+        if (this.#isFinding(verdict)) {
+          this.#found = verdict;
+          return;
+        }
       }
+      if (seen !== undefined && (this.#isEnough(seen) || stall?.isThere(seen) === true)) return;
       if (this.#files.answers >= operations && elapsedMs >= minMs) return;
       if (elapsedMs > deadlineMs) {
         if (!stopsAtViolation) this.#failure = `too few operations after ${deadlineMs} ms`;
@@ -448,15 +471,19 @@ class Run implements AsyncDisposable {
   }
 
   async #endWorkers(): Promise<void> {
-    this.#network?.setLink(true);
-    for (const { child } of this.#workers) {
+    const ending = [...this.#workers].filter(({ child }) => !this.#cut.has(child.pid!));
+    if (this.#options.staysCut !== true) this.#network?.setLink(true);
+    for (const { child, kind } of ending) {
       signalPid(child.pid!, "SIGCONT");
       child.stdin?.end();
+      // It may wait for a host that it cannot reach.
+      if (kind === "ssh" && this.#options.staysCut === true) signalPid(child.pid!, "SIGKILL");
     }
-    for (const worker of [...this.#workers]) {
+    for (const worker of ending) {
       const { child, exit } = worker;
       await until(() => child.exitCode !== null || child.signalCode !== null, {
-        ...{ deadlineMs: this.#options.endDeadlineMs, what: "the end of a worker" },
+        // A claim of its may wait for a while.
+        ...{ deadlineMs: 5_000 + this.#options.endDeadlineMs, what: "the end of a worker" },
       }).catch(() => {
         if (worker.kind !== "ssh") {
           this.#failure ??=
@@ -478,10 +505,11 @@ class Run implements AsyncDisposable {
   }
 
   async #checkTheEnd(): Promise<string[]> {
-    const { endDeadlineMs } = this.#options;
+    const { endDeadlineMs, stopsAtViolation: stopsAtFirst } = this.#options;
     const bystanders = this.#bystanders.map(({ pid }) => pid!);
     return await checkTheEnd({
-      ...{ host: this.#host, actor: this.#actor[1]!, bystanders, deadlineMs: endDeadlineMs },
+      ...{ host: this.#host, actor: this.#actor[1]!, bystanders },
+      ...{ deadlineMs: endDeadlineMs, stopsAtFirst },
     });
   }
 
@@ -495,6 +523,30 @@ class Run implements AsyncDisposable {
 
   #look(): Verdict {
     return checkHistory(this.#files.read());
+  }
+
+  #isEnough({ faults }: Verdict): boolean {
+    const { enough } = this.#options;
+    return enough !== undefined &&
+      Object.entries(enough).every(([kind, count]) => (faults[kind] ?? 0) >= count);
+  }
+
+  #isFinding(verdict: Verdict): boolean {
+    return !verdict.ok || this.#options.isFinding?.(verdict) === true;
+  }
+}
+
+/** Notices that nothing is granted any longer, faults or not. */
+class Stall {
+  #grants = 0;
+  #since = performance.now();
+
+  isThere({ answers, faults }: Verdict): boolean {
+    const grants = (answers.granted ?? 0) + (answers.joined ?? 0);
+    if (grants !== this.#grants) this.#since = performance.now();
+    this.#grants = grants;
+    const hasBegun = grants > 0 && Object.keys(faults).length > 0;
+    return hasBegun && performance.now() - this.#since > stallMs;
   }
 }
 

@@ -128,7 +128,8 @@ function codeOf(error: unknown): string {
 async function hold(session: Session, lock: Lock, drains: boolean): Promise<boolean> {
   const isToEnd = config.endings.length > 0 && random.below(100) < config.endingShare;
   if (!isToEnd) {
-    await session.exec(command("child", random.below(30), "plain"), { signal: lock.signal });
+    const ms = random.below(config.holdMs);
+    await session.exec(command("child", ms, "plain"), { signal: lock.signal });
     recorder.write({ e: "release", c, n });
     await lock.release();
     recorder.write({ e: "released", c, n });

@@ -21,8 +21,8 @@ export interface ToolConfig extends WorkerConfig {
   run: string[];
   /** The program that acts, and its interpreter. */
   actor: string[];
-  /** Whether programs are killed. */
-  kills: boolean;
+  /** Of 100 programs, how many are killed. */
+  kills: number;
 }
 
 interface Client {
@@ -67,7 +67,7 @@ function begin(client: Client, way: "run" | "shell" | "flock", waits: boolean): 
 /** The child of `run` acts, and records the grant. */
 async function claimByRun(client: Client): Promise<boolean> {
   const { random } = client;
-  const isToDie = config.kills && random.below(4) === 0;
+  const isToDie = random.below(100) < config.kills;
   const lock = begin(client, "run", true);
   const { c, n } = client;
   const how = ["plain", "stubborn", "stopped"][isToDie ? random.below(3) : 0]!;
@@ -128,7 +128,7 @@ async function claimByShell(client: Client): Promise<boolean> {
   }
   recorder.write({ e: "granted", c, n, token: null, joined: false });
   await act(client);
-  if (config.kills && random.below(4) === 0) {
+  if (random.below(100) < config.kills) {
     // The shell's connection drops: its holder keeps the lock, which is the protocol's known leak.
     await outcome.lock.endShell();
     await delay(random.below(50));

@@ -12,7 +12,8 @@ const skip = whyNoHolder() ?? false;
 
 describe(
   "a waiting holder whose parent is killed -9 never ends up owning the lock",
-  { skip },
+  // Each try waits for the kernel most of its time.
+  { skip, concurrency: true },
   () => {
     test(`${ROUNDS} tries, the parent dead before the release`, async (t) => {
       await killWaiters("before", order({ wait: true }), t);
