@@ -193,6 +193,29 @@ export function listPids(): number[] {
 }
 
 /**
+ * The pid that the kernel has given out last in this pid namespace, to a process or a thread; after
+ * the highest, it goes on with the lowest that are free. `undefined` where the kernel does not tell
+ * (CONFIG_CHECKPOINT_RESTORE; /proc/loadavg tells too, but a container may have one that is made up).
+ *
+ * @see pid_namespaces(7)
+ */
+export function readLastPid(): number | undefined {
+  const text = readText("/proc/sys/kernel/ns_last_pid", true);
+  return text === undefined ? undefined : Number(text);
+}
+
+/**
+ * The pid of the process that a thread belongs to, or of the process itself; `undefined` when there
+ * is neither.
+ *
+ * @param tid A thread's id or a process's pid.
+ */
+export function readThreadGroup(tid: number): number | undefined {
+  const tgid = /^Tgid:\t(\d+)/m.exec(readProcFile(tid, "status") ?? "")?.[1];
+  return tgid === undefined ? undefined : Number(tgid);
+}
+
+/**
  * The open descriptors of a process as `[number, target]`; `undefined` when they are not ours to see.
  *
  * @param pid The pid.
@@ -281,9 +304,13 @@ const buffer = Buffer.alloc(64 * 1024);
  * @param file Its name below `/proc/PID`.
  */
 export function readProcFile(pid: number, file: string): string | undefined {
+  return readText(`/proc/${pid}/${file}`, WRITTEN_AT_ONCE.includes(file));
+}
+
+function readText(path: string, isAtOnce: boolean): string | undefined {
   let fd: number;
   try {
-    fd = openSync(`/proc/${pid}/${file}`, "r");
+    fd = openSync(path, "r");
   } catch {
     return undefined;
   }
@@ -292,8 +319,7 @@ export function readProcFile(pid: number, file: string): string | undefined {
     for (;;) {
       const length = readSync(fd, buffer, 0, buffer.length, null);
       text += buffer.toString("utf8", 0, length);
-      const isShort = length < buffer.length;
-      if (length === 0 || (isShort && WRITTEN_AT_ONCE.includes(file))) return text;
+      if (length === 0 || (isAtOnce && length < buffer.length)) return text;
     }
   } catch {
     return undefined;

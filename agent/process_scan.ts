@@ -5,28 +5,40 @@
  * once a scan, holders not at all, and a session looks its processes up instead of going through all.
  *
  * /proc is no snapshot. A process that forks another and ends may be gone when it is read, and what it
- * has started was not listed: a chain of such processes could walk past a scan for ever. So a scan
- * lists again, and is over only after a list of which every process that was new could be read. Then
- * all processes that lived when that list was made have been read while they lived; whatever has come
- * since comes from one of them.
+ * has started was not listed: a chain of such processes could walk past a scan for ever. Others'
+ * processes come and go as fast, and a scan that waited until nothing does would wait for ever too. So
+ * it is over when the kernel has given out no pid between two looks, the first of which came before
+ * all pids that were given out up to then were tried. See {@linkcode ProcessScan.read}.
  *
  * @module
  */
 
 import { existsSync } from "node:fs";
+import { performance } from "node:perf_hooks";
 import { setImmediate } from "node:timers/promises";
 import {
   isDead,
   listPids,
   type ProcessStat,
+  readLastPid,
   readProcFile,
   readRealUid,
   readStat,
+  readThreadGroup,
   readVariables,
 } from "./proc.ts";
 
 /** Processes between two turns of the event loop, so that a scan delays no claim: some milliseconds. */
 const PIDS_PER_TURN = 50;
+
+/**
+ * How long a scan may have the event loop for, in milliseconds, where others have it for long between
+ * two turns of its own: locks of ended sessions wait for it, and a busy agent must come to them.
+ */
+const MAX_TURN_MS = 8;
+
+/** Pids that are tried one by one, at some microseconds each; beyond that a scan begins anew. */
+const MAX_BEHIND = 10_000;
 
 /** Parent of all threads of the kernel: they belong to no session, and there are hundreds. */
 const KTHREADD_PID = 2;
@@ -55,6 +67,27 @@ interface Seen {
   readonly marks: string[];
 }
 
+/** A scan's turn on the event loop: it has half as long as the others had before. */
+class Turn {
+  #looked = 0;
+  #startedAt = performance.now();
+  #dueMs = 0;
+
+  /** Whether it is the others' turn. Called after each process. */
+  isOver(): boolean {
+    return ++this.#looked >= PIDS_PER_TURN && performance.now() - this.#startedAt >= this.#dueMs;
+  }
+
+  /** Lets the others do what there is. */
+  async pass(): Promise<void> {
+    const passedAt = performance.now();
+    await setImmediate();
+    this.#startedAt = performance.now();
+    this.#dueMs = Math.min(MAX_TURN_MS, (this.#startedAt - passedAt) / 2);
+    this.#looked = 0;
+  }
+}
+
 /** The processes of the host at one time, but for those that belong to no session. */
 export class ProcessScan {
   readonly #processes = new Map<number, ProcessStat>();
@@ -71,23 +104,48 @@ export class ProcessScan {
   }
 
   /**
-   * Looks through /proc, in turns.
+   * Looks through /proc, in turns. If a session has a process when it is over, one of the session was
+   * read while it lived: that one, or one that has ended since.
+   *
+   * Say that S lives at the end. Its pid was given out before the last look at the counter, so it was
+   * tried. If it was there then, it was read. If not, its parent was just forking it: then the parent
+   * lived from before its pid was given out until after it was tried, and the same goes for the
+   * parent. So somewhere up this line one was read, and all of it belongs to the session.
+   *
+   * That needs care where the line begins, among the pids from before the first look, which are tried
+   * by listing them: a parent that is listed may be gone when it is read, and its child not there yet
+   * when it was to be listed. So whoever is gone is a reason to list again: a parent that is still
+   * forking then has lived all through the first listing and was read, and a child that is there by
+   * then is read itself, or all that it has forked came after the first look.
    *
    * @param spared Pids that are not even read.
    */
   static async read(spared: ReadonlySet<number>): Promise<ProcessScan> {
     const seen: Seen[] = [];
     const known = new Set(spared);
-    let looked = 0;
-    for (let isWhole = false; !isWhole;) {
-      isWhole = true;
-      for (const pid of listPids().filter((pid) => !known.has(pid))) {
-        const process = see(pid);
+    const turn = new Turn();
+    const tryAll = async (pids: number[], read: typeof see) => {
+      let isWhole = true;
+      for (const pid of pids.filter((pid) => !known.has(pid))) {
+        const process = read(pid);
         if (process === "gone") isWhole = false;
         else known.add(pid);
         if (typeof process === "object") seen.push(process);
-        if (++looked % PIDS_PER_TURN === 0) await setImmediate();
+        if (turn.isOver()) await turn.pass();
       }
+      return isWhole;
+    };
+
+    let upTo = readLastPid();
+    if (!await tryAll(listPids(), see)) {
+      // Where the kernel does not tell, nothing but a listing of which all could be read will do.
+      while (!await tryAll(listPids(), see) && upTo === undefined);
+    }
+    for (let last = readLastPid(); last !== upTo; last = readLastPid()) {
+      const pids = pidsSince(upTo, last);
+      if (pids === undefined) return ProcessScan.read(spared);
+      await tryAll(pids, seeNew);
+      upTo = last;
     }
     return new ProcessScan(seen);
   }
@@ -186,6 +244,26 @@ function see(pid: number): Seen | "gone" | "hidden" {
   if (scope !== undefined) marks.push(keyOf("scope", scope));
   if (auditSession !== undefined) marks.push(keyOf("audit", auditSession));
   return { stat, marks: [...new Set(marks)] };
+}
+
+/**
+ * Reads a process by a pid that was given out: that may be a thread's, which no listing has. Most are
+ * gone, and to ask first costs a tenth of an error.
+ */
+function seeNew(pid: number): Seen | "gone" | "hidden" {
+  if (!existsSync(`/proc/${pid}`)) return "gone";
+  const leader = readThreadGroup(pid);
+  return leader === undefined || leader === pid ? see(pid) : "hidden";
+}
+
+/**
+ * What was given out since; `undefined` where that is too much to try (this process was stopped), or
+ * where the pids began anew, so that those that were read may be others' by now.
+ */
+function pidsSince(before: number | undefined, last: number | undefined): number[] | undefined {
+  const count = (last ?? NaN) - (before ?? NaN);
+  if (!(count > 0 && count <= MAX_BEHIND)) return undefined;
+  return Array.from({ length: count }, (_, index) => last! - count + 1 + index);
 }
 
 function isStillAlive({ pid, startTime }: ProcessStat): boolean {

@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import process from "node:process";
 import { test } from "node:test";
-import { scopeIn } from "../../agent/process_scan.ts";
+import { ProcessScan, scopeIn, SESSION_VARIABLE } from "../../agent/process_scan.ts";
+import { requires } from "../support/requires.ts";
+import { makeTempDir } from "../support/temp_dir.ts";
 
 const SCOPE = "/user.slice/user-1000.slice/session-5.scope";
 
@@ -19,4 +26,37 @@ test("the scope is found among the groups of cgroup v1, and there may be none", 
   for (const none of ["", "0::/\n", "0::/system.slice/ssh.service\n", "0::/a/my-session-5.scope"]) {
     assert.equal(scopeIn(none), undefined);
   }
+});
+
+/** A process that forks itself and ends, over and over, for as long as the file is there. */
+const CHAIN = `use POSIX; while (-e $ARGV[0]) { fork and POSIX::_exit(0) }`;
+/** Processes that come and go below one that stays. */
+const CHURN = `while (-e $ARGV[0]) { fork or exit; wait }`;
+
+test("a scan ends beside processes that come and go, and sees a chain of them that is its own", {
+  skip: requires("perl"),
+}, async () => {
+  await using dir = await makeTempDir("process-scan");
+  const going = join(dir.path, "going");
+  await writeFile(going, "");
+  const start = (program: string, env: Record<string, string>): ChildProcess =>
+    spawn("perl", ["-e", program, going], { env, stdio: "ignore" });
+  const uid = process.getuid!();
+  const mark = { name: SESSION_VARIABLE, value: `scan-${process.pid}` };
+  const children = [
+    start(CHAIN, { [mark.name]: mark.value }),
+    ...[1, 2, 3].map(() => start(CHURN, {})),
+  ];
+  const exits = children.map((child) => once(child, "exit"));
+  try {
+    for (let scans = 0; scans < 20; scans++) {
+      const scan = await ProcessScan.read(new Set());
+      assert.notDeepEqual(scan.withVariable(uid, mark), [], `scan ${scans}`);
+    }
+  } finally {
+    await rm(going);
+    await Promise.all(exits);
+  }
+  const lastSeen = async () => (await ProcessScan.read(new Set())).withVariable(uid, mark);
+  for (let left = await lastSeen(); left.length > 0; left = await lastSeen());
 });
