@@ -15,8 +15,8 @@ const ofThisRun = (_: BrokenCase, index: number) => (index % 2 === 1) === isDeno
 
 const missing = whyNoAgent() ?? requires("bash", "flock", "sleep", "perl");
 
-// Two at a time: most of the time is waiting.
-describe("the history checker finds out", { concurrency: 2 }, () => {
+// Three at a time: most of the time is waiting.
+describe("the history checker finds out", { concurrency: 3 }, () => {
   for (const broken of bugs.filter(ofThisRun)) findsOut("an agent that", broken);
   for (const broken of defences.filter(ofThisRun)) findsOut("that a defence is gone:", broken);
 });

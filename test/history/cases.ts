@@ -54,6 +54,12 @@ const importFlock = patch(
   'import { performance } from "node:perf_hooks"; import { flock, LOCK_UN } from "./libc.ts";',
 );
 
+const noCleanUp = patch(
+  session,
+  'if (policy === "kill" || policy === "drain") {',
+  "if (policy === undefined) {",
+);
+
 const noSilence = patch(
   session,
   "  endForSilence(): void {\n",
@@ -64,13 +70,7 @@ const noSilence = patch(
 export const bugs: BrokenCase[] = [
   {
     name: "skips the clean-up",
-    patches: [
-      patch(
-        session,
-        'if (policy === "kill" || policy === "drain") {',
-        "if (policy === undefined) {",
-      ),
-    ],
+    patches: [noCleanUp],
     crowd: runs,
     endings: ["controller-killed"],
     more: { endingShare: 80 },
@@ -96,7 +96,7 @@ export const bugs: BrokenCase[] = [
     patches: [patch(
       session,
       "    this.awaitResume(detail);\n  }",
-      "    this.#parts.table.finishEnd(this);\n  }",
+      "    this.#parts.table.finishEnd(this, { reason: 'session-ended', detail });\n  }",
     )],
     crowd: controllers,
     endings: ["hung-up", "controller-killed"],
@@ -116,7 +116,7 @@ export const bugs: BrokenCase[] = [
     ],
     faults: { "holder-killed": 1 },
     crowd: queued,
-    more: { locks: 1, holdMs: 200, faultPauseMs: 50 },
+    more: { locks: 1, holdMs: 1000, faultPauseMs: 50 },
   },
   {
     name: "does not tie a holder to itself until its record is written",
@@ -322,13 +322,7 @@ export const defences: BrokenCase[] = [
   },
   {
     name: "sshd killed: nothing is cleared away",
-    patches: [
-      patch(
-        session,
-        'if (policy === "kill" || policy === "drain") {',
-        "if (policy === undefined) {",
-      ),
-    ],
+    patches: [noCleanUp],
     crowd: controllers,
     endings: ["sshd-killed"],
   },
@@ -365,7 +359,8 @@ export const defences: BrokenCase[] = [
     patches: [patch("agent/server.ts", "  await endOlderGenerations(runFile, log);\n", "")],
     faults: { "agent-superseded": 1 },
     crowd: { library: 3 },
-    more: { holdMs: 1000, ...stalling },
+    more: { locks: 1, holdMs: 1000 },
+    isSeen: ({ losses }) => Object.keys(losses).length > 0,
   },
   {
     name: "holder killed: its lock is given up",
@@ -426,14 +421,14 @@ export const defences: BrokenCase[] = [
     // Each start of the agent is a reboot to the counter, and reservations are small.
     setting: [
       patch(tokens, "readonly #bootId = readBootId();", "readonly #bootId = String(process.pid);"),
-      patch(tokens, "const RESERVATION = 65_536;", "const RESERVATION = 100;"),
+      patch(tokens, "const RESERVATION = 65_536;", "const RESERVATION = 20;"),
     ],
     patches: [patch(
       tokens,
       "this.#reserve(token + RESERVATION);",
       "try { this.#reserve(token + RESERVATION); } catch { this.#reserved = token + RESERVATION; }",
     )],
-    faults: { "out-of-bytes": 2, "agent-killed": 1 },
+    faults: { "out-of-bytes": 1, "agent-killed": 1 },
     more: { faultPauseMs: 100 },
     needsRoot: true,
   },

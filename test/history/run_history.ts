@@ -149,6 +149,7 @@ class Run implements AsyncDisposable {
   #programs!: Record<"local" | "tools" | "ssh", string>;
   #spawned = 0;
   #isEnding = false;
+  #isStalled = false;
   #found: Verdict | undefined;
   #failure: string | undefined;
 
@@ -304,7 +305,7 @@ class Run implements AsyncDisposable {
       ],
       actor: this.#actor,
       kills: endings.length > 0 ? Math.max(25, endingShare) : 0,
-      pauseUs: Math.max(base.pauseUs, this.#options.toolPauseUs ?? 40_000),
+      pauseUs: this.#options.toolPauseUs ?? Math.max(base.pauseUs, 40_000),
     };
     this.#start("tools", this.#programs.tools, config);
   }
@@ -457,7 +458,11 @@ class Run implements AsyncDisposable {
           return;
         }
       }
-      if (seen !== undefined && (this.#isEnough(seen) || stall?.isThere(seen) === true)) return;
+      if (seen !== undefined && this.#isEnough(seen)) return;
+      if (seen !== undefined && stall?.isThere(seen) === true) {
+        this.#isStalled = true;
+        return;
+      }
       if (this.#files.answers >= operations && elapsedMs >= minMs) return;
       if (elapsedMs > deadlineMs) {
         if (!stopsAtViolation) this.#failure = `too few operations after ${deadlineMs} ms`;
@@ -476,8 +481,9 @@ class Run implements AsyncDisposable {
     for (const { child, kind } of ending) {
       signalPid(child.pid!, "SIGCONT");
       child.stdin?.end();
-      // It may wait for a host that it cannot reach.
-      if (kind === "ssh" && this.#options.staysCut === true) signalPid(child.pid!, "SIGKILL");
+      // They only wait: for a lock that stays taken, or for a host that they cannot reach.
+      const waits = kind === "ssh" ? this.#options.staysCut === true : this.#isStalled;
+      if (waits && kind !== "tools") signalPid(child.pid!, "SIGKILL");
     }
     for (const worker of ending) {
       const { child, exit } = worker;
@@ -538,15 +544,20 @@ class Run implements AsyncDisposable {
 
 /** Notices that nothing is granted any longer, faults or not. */
 class Stall {
-  #grants = 0;
+  #progress = 0;
   #since = performance.now();
 
   isThere({ answers, faults }: Verdict): boolean {
-    const grants = (answers.granted ?? 0) + (answers.joined ?? 0);
-    if (grants !== this.#grants) this.#since = performance.now();
-    this.#grants = grants;
-    const hasBegun = grants > 0 && Object.keys(faults).length > 0;
-    return hasBegun && performance.now() - this.#since > stallMs;
+    const kinds = Object.entries(faults);
+    // What ends a session does so under a lock: until then it is held with reason.
+    const ends = kinds.filter(([kind]) => kind.startsWith("session:") || kind === "run-killed")
+      .reduce((sum, [, count]) => sum + count, 0);
+    // Not those who join: an owner may join a lock that stays taken.
+    const { granted = 0 } = answers;
+    const progress = granted + ends;
+    if (progress !== this.#progress) this.#since = performance.now();
+    this.#progress = progress;
+    return granted > 0 && kinds.length > 0 && performance.now() - this.#since > stallMs;
   }
 }
 
