@@ -25,15 +25,21 @@ export class AdoptedHolder implements Holder {
   /**
    * @param process The process.
    * @param exits Tells when it ends.
+   * @param pidfd A pidfd of it, which is closed when it has ended.
    */
-  constructor(process: ProcessId, exits: ExitWatch) {
+  constructor(process: ProcessId, exits: ExitWatch, pidfd: number) {
     this.#process = process;
-    this.#stopWatching = exits.add(process, () => this.onDeath?.());
+    this.#stopWatching = exits.add(process, () => this.onDeath?.(), pidfd);
   }
 
   /** The pid. */
   get pid(): number {
     return this.#process.pid;
+  }
+
+  /** When it started, in clock ticks since boot. */
+  get startTime(): number {
+    return this.#process.startTime;
   }
 
   /** Ends the process. */

@@ -9,13 +9,13 @@
  */
 
 import { join } from "node:path";
+import { performance } from "node:perf_hooks";
 import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
 import { AdoptedHolder } from "./adopted_holder.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import { LOCK_FD } from "./holder/order.ts";
-import type { LockFile } from "./lock_file.ts";
-import { copyLockFile, lockOn } from "./lock_file_copy.ts";
+import { copyWithPidfd, lockOn } from "./lock_file_copy.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import {
@@ -80,6 +80,8 @@ export function adoptLocks(parts: AdoptionParts): void {
   crashPoint("adoption.all-adopted");
   for (const { pid, name } of unexplainedHolders(parts)) log("holder-unexplained", { pid, name });
   for (const session of new Set(parts.sessions.sessions.values())) {
+    // Nobody could be heard so far, and on a busy host thousands of locks take a while.
+    session.lastHeardAt = performance.now();
     session.awaitResume("the agent has started anew");
   }
 }
@@ -98,16 +100,16 @@ function predecessors(): (agent: ProcessId) => boolean {
 function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRecord): boolean {
   const path = join(parts.lockDir, lockFileName(name));
   const facts = { name, owner: record.owner, token: record.token, holderPid: record.holder.pid };
-  let file: LockFile | undefined;
+  let copy: ReturnType<typeof copyWithPidfd>;
   try {
-    file = copyLockFile(record.holder, path);
+    copy = copyWithPidfd(record.holder, path);
     crashPoint("adoption.file-copied");
   } catch (error) {
     // The holder lives and keeps the lock; an agent with more rights can still take it over.
     parts.log("adoption-failed", { ...facts, message: (error as Error).message });
     return false;
   }
-  if (file === undefined) {
+  if (copy === undefined) {
     endIdleHolder(record.holder);
     parts.log("record-stale", facts);
     return true;
@@ -118,7 +120,8 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
       ? sessions.get(session.secretHash) ?? Session.adopt(parts.sessions, record.owner, session)
       : Session.adoptEnded(parts.sessions, record.owner, session)
   );
-  parts.table.adopt(name, record, file, new AdoptedHolder(record.holder, parts.holders), claimants);
+  const holder = new AdoptedHolder(record.holder, parts.holders, copy.pidfd);
+  parts.table.adopt(name, record, copy.file, holder, claimants);
   crashPoint("adoption.lock-adopted");
   return false;
 }

@@ -14,6 +14,9 @@ import { isAlive, type ProcessId } from "./proc.ts";
 /** Entries that the poll array begins with; it doubles when it is full. */
 const FIRST_CAPACITY = 16;
 
+/** Processes without a pidfd that one look asks /proc about: with thousands it would do nothing else. */
+const READ_A_LOOK = 50;
+
 /** Descriptors that a watch may open. */
 export interface DescriptorBudget {
   /** Whether one more may be opened; it is counted then. */
@@ -39,6 +42,8 @@ export class ExitWatch {
   /** struct pollfd: the descriptor, then events and revents; a negative descriptor is passed over. */
   #polled = new Int32Array(2 * FIRST_CAPACITY);
   #withoutPidfd = 0;
+  /** Where the last one without a pidfd stands that was looked at. */
+  #lastRead = 0;
   #timer: ReturnType<typeof setInterval> | undefined;
 
   /**
@@ -55,11 +60,12 @@ export class ExitWatch {
    *
    * @param process The process; one that has ended already is told of at the first look.
    * @param onExit Called once when it has ended (a zombie has), never before this returns.
+   * @param pidfd A pidfd of exactly this process, where the caller has one; it is closed here.
    * @returns Ends the watching.
    */
-  add(process: ProcessId, onExit: () => void): () => void {
+  add(process: ProcessId, onExit: () => void, pidfd?: number): () => void {
     const watched: Watched = { process, onExit, pidfd: -1, index: this.#watched.length };
-    watched.pidfd = this.#openPidfd(process);
+    watched.pidfd = pidfd === undefined ? this.#openPidfd(process) : this.#take(pidfd);
     this.#watched.push(watched);
     if (watched.pidfd < 0) this.#withoutPidfd++;
     this.#place(watched);
@@ -98,6 +104,12 @@ export class ExitWatch {
     return -1;
   }
 
+  #take(pidfd: number): number {
+    if (this.#budget.borrowDescriptor()) return pidfd;
+    closeDescriptor(pidfd);
+    return -1;
+  }
+
   #look(): void {
     for (const watched of this.#findEnded()) {
       if (watched.index < 0) continue;
@@ -107,16 +119,31 @@ export class ExitWatch {
   }
 
   #findEnded(): Watched[] {
+    const ended = this.#nextWithoutPidfd().filter(({ process }) => !isAlive(process));
+    if (this.#withoutPidfd === this.#watched.length) return ended;
     try {
-      const isAny = this.#withoutPidfd < this.#watched.length &&
-        pollDescriptors(this.#polled.subarray(0, 2 * this.#watched.length)) > 0;
-      const isEnded = ({ pidfd, process, index }: Watched) =>
-        pidfd < 0 ? !isAlive(process) : isAny && this.#polled[2 * index + 1]! >> 16 !== 0;
-      return isAny || this.#withoutPidfd > 0 ? this.#watched.filter(isEnded) : [];
+      if (pollDescriptors(this.#polled.subarray(0, 2 * this.#watched.length)) === 0) return ended;
+      const isReadable = ({ index }: Watched) => this.#polled[2 * index + 1]! >> 16 !== 0;
+      return [
+        ...ended,
+        ...this.#watched.filter((watched) => watched.pidfd >= 0 && isReadable(watched)),
+      ];
     } catch {
       // More entries than descriptors allowed, or no memory: /proc knows as well.
       return this.#watched.filter(({ process }) => !isAlive(process));
     }
+  }
+
+  /** One after the other, as many as a look has time for. */
+  #nextWithoutPidfd(): Watched[] {
+    const next: Watched[] = [];
+    const most = Math.min(this.#withoutPidfd, READ_A_LOOK);
+    while (next.length < most) {
+      this.#lastRead = (this.#lastRead + 1) % this.#watched.length;
+      const watched = this.#watched[this.#lastRead]!;
+      if (watched.pidfd < 0) next.push(watched);
+    }
+    return next;
   }
 
   #place({ pidfd, index }: Watched): void {

@@ -22,6 +22,7 @@ import {
   SPARE_ARGV0,
 } from "./holder/order.ts";
 import { sendDescriptor } from "./libc.ts";
+import { readStat } from "./proc.ts";
 
 /** Holders of one claim that somebody may kill before they answer: only an attack kills so many. */
 const MAX_KILLED = 20;
@@ -39,6 +40,8 @@ export type OrderOutcome =
 export interface Holder {
   /** The pid. */
   readonly pid: number;
+  /** When it started, in clock ticks since boot; 0 when it is not known. */
+  readonly startTime: number;
   /** Called when the process ends without having been told to. */
   onDeath: (() => void) | undefined;
   /** Ends the process. */
@@ -58,6 +61,7 @@ export class HolderProcess implements Holder {
   readonly #socket: Duplex | undefined;
   #exitCode: number | null = null;
   #startError = "unknown error";
+  #startTime: number | undefined;
   #isAlive = true;
   #wasKilled = false;
   #settle: ((outcome: OrderOutcome) => void) | undefined;
@@ -87,6 +91,12 @@ export class HolderProcess implements Holder {
   /** The pid; 0 when the process could not be started. */
   get pid(): number {
     return this.#child.pid ?? 0;
+  }
+
+  /** Read once: each record of its lock tells it. */
+  get startTime(): number {
+    this.#startTime ??= this.#isAlive ? readStat(this.pid)?.startTime : undefined;
+    return this.#startTime ?? 0;
   }
 
   /** Whether the process still runs, as far as has been heard. */

@@ -5,7 +5,8 @@
  */
 
 import type { ForeignHolder, HolderFacts, LockFacts, StatusResult } from "../protocol/messages.ts";
-import { findForeignHolders, listLockedFiles, type LockedFile } from "./kernel_locks.ts";
+import { findForeignHolders } from "./foreign_holders.ts";
+import { type FileSelection, KernelView, type LockedFile } from "./kernel_view.ts";
 import { type ProcessId, readStat } from "./proc.ts";
 import { type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
 
@@ -20,7 +21,9 @@ export interface StatusSources {
     /** Its locks and waiters. */
     locks(page: StatusPage): LockFacts[];
     /** Its holders, the waiting ones included. */
-    holderPids: ReadonlySet<number>;
+    holderPids(): ReadonlySet<number>;
+    /** What the pages of one listing share. */
+    view: KernelView;
   };
 }
 
@@ -46,13 +49,19 @@ export async function readHostStatus(
   page: StatusPage = {},
 ): Promise<StatusResult> {
   const { name, limit = Infinity } = page;
-  const own = sources.agent?.locks(page) ?? [];
+  const { agent, lockDir } = sources;
+  const own = agent?.locks(page) ?? [];
   const locks = new Map<string, LockFacts>(own.map((lock) => [lock.name, lock]));
   const notes: string[] = [];
-  const files = await readLockedFiles(sources.lockDir, page, notes);
-  for (const file of files) await addForeignHolders(locks, file, sources);
+  const view = agent?.view ?? new KernelView(lockDir);
+  // What the agent holds exclusively leaves no room for another holder.
+  const isKnown = (name: string) =>
+    locks.get(name)?.holders.some((holder) => holder.shared === false) === true;
+  // Each source tells its first ones, so together they have the first ones of all.
+  const upTo = own.length === limit ? own.at(-1)?.name : undefined;
+  const files = await readLockedFiles(view, { ...page, upTo, isKnown }, lockDir, notes);
+  for (const file of files) await addForeignHolders(locks, file, view, sources);
   if (name !== undefined && !locks.has(name)) locks.set(name, { name, holders: [], waiters: [] });
-  // Each source has told its first ones, so together they have the first ones of all.
   const sorted = [...locks.values()].sort((a, b) => a.name < b.name ? -1 : 1).slice(0, limit);
   const isCut = sorted.length < locks.size || own.length === limit || files.length === limit;
   return {
@@ -63,12 +72,13 @@ export async function readHostStatus(
 }
 
 async function readLockedFiles(
+  view: KernelView,
+  selection: FileSelection,
   lockDir: string,
-  page: StatusPage,
   notes: string[],
 ): Promise<LockedFile[]> {
   try {
-    return await listLockedFiles(lockDir, page);
+    return await view.lockedFiles(selection);
   } catch (error) {
     notes.push(`Cannot ask the kernel for locks in ${lockDir}: ${(error as Error).message}`);
     return [];
@@ -78,12 +88,11 @@ async function readLockedFiles(
 async function addForeignHolders(
   locks: Map<string, LockFacts>,
   file: LockedFile,
+  view: KernelView,
   { agent, records }: StatusSources,
 ): Promise<void> {
   const known = locks.get(file.name);
-  // What the agent holds exclusively leaves no room for another holder.
-  if (known?.holders.some((holder) => holder.shared === false) === true) return;
-  const foreign = await findForeignHolders(file, agent?.holderPids ?? new Set());
+  const foreign = await findForeignHolders(file, view, agent?.holderPids() ?? new Set());
   if (foreign.length === 0) return;
   const ownerships = records.read(file.name)?.ownerships ?? [];
   const holders: HolderFacts[] = foreign.map((holder) => explain(holder, ownerships));

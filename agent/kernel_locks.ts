@@ -7,21 +7,11 @@
  * @module
  */
 
-import { readdirSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
-import process from "node:process";
+import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { setImmediate } from "node:timers/promises";
-import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
-import type { ForeignHolder } from "../protocol/messages.ts";
-import {
-  isFirstPidNamespace,
-  listDescriptors,
-  listPids,
-  readCommand,
-  readUid,
-  whyProcIsBlind,
-} from "./proc.ts";
-import { userName } from "./users.ts";
+import { NextRun } from "./next_run.ts";
+import { isFirstPidNamespace, listDescriptors, listPids } from "./proc.ts";
 
 /** A flock(2) in the kernel's table. */
 export interface KernelLock {
@@ -35,16 +25,6 @@ export interface KernelLock {
   file: string;
 }
 
-/** A lock file that the kernel has a lock on. */
-export interface LockedFile {
-  /** The lock. */
-  name: string;
-  /** Its path. */
-  path: string;
-  /** What the kernel holds on it, holders before waiters. */
-  locks: KernelLock[];
-}
-
 // Processes between two turns of the event loop, so that a look at a full host delays no claim.
 const PIDS_PER_TURN = 100;
 
@@ -55,8 +35,12 @@ const PIDS_PER_TURN = 100;
  * @see proc(5)
  */
 export function readKernelLocks(): KernelLock[] {
+  return parseLocks(readFileSync("/proc/locks", "latin1"));
+}
+
+function parseLocks(text: string): KernelLock[] {
   const locks: KernelLock[] = [];
-  for (const line of readFileSync("/proc/locks", "latin1").split("\n")) {
+  for (const line of text.split("\n")) {
     const lock = parseLock(line);
     if (lock !== undefined) locks.push(lock);
   }
@@ -111,87 +95,56 @@ export function kernelFileKey(device: number, inode: number): string {
   return `${hex(major)}:${hex(minor)}:${inode}`;
 }
 
+/** What the kernel has, by the key of the file. */
+export type LocksByFile = ReadonlyMap<string, readonly KernelLock[]>;
+
+// The kernel makes a page at a time and counts from the first lock for each: with ten thousand that
+// takes 10 ms, and many times that on a busy host. So it is read by another thread, and once for all.
+const reading = new NextRun(async () => {
+  return groupByFile(parseLocks(await readFile("/proc/locks", "latin1")));
+});
+
 /**
- * The lock files of a folder on which the kernel has a lock, sorted by name.
+ * All flock(2) locks by file, as far as they can be seen from here; those of the folder completely.
+ *
+ * The look begins after the call.
  *
  * @param lockDir The folder of the lock files.
- * @param page Only one lock by its name; or only those after a name, and at most so many.
- * @throws {Error} The folder or /proc/locks cannot be read.
+ * @throws {Error} /proc/locks cannot be read.
  */
-export async function listLockedFiles(
+export async function askKernelLocks(lockDir: string): Promise<LocksByFile> {
+  const byFile = await reading.ask();
+  if (isFirstPidNamespace()) return byFile;
+  const completed = new Map(byFile);
+  for (const lock of await readDescriptorLocks(lockDir)) {
+    const known = completed.get(lock.file) ?? [];
+    if (!known.some(({ state }) => state === "held")) completed.set(lock.file, [lock, ...known]);
+  }
+  return completed;
+}
+
+/**
+ * The processes that have a lock on files of a folder, by path, from one look through /proc.
+ *
+ * @param lockDir The folder of the lock files.
+ * @param leftOut Processes that are not looked at.
+ */
+export async function indexHolders(
   lockDir: string,
-  { name, after = "", limit = Infinity }: { name?: string; after?: string; limit?: number } = {},
-): Promise<LockedFile[]> {
-  const byFile = groupByFile(readKernelLocks());
-  if (!isFirstPidNamespace()) {
-    for (const lock of await readDescriptorLocks(lockDir)) {
-      const isKnown = byFile.get(lock.file)?.some(({ state }) => state === "held") ?? false;
-      if (!isKnown) byFile.set(lock.file, [lock, ...byFile.get(lock.file) ?? []]);
+  leftOut: ReadonlySet<number>,
+): Promise<Map<string, number[]>> {
+  const byPath = new Map<string, number[]>();
+  let looked = 0;
+  for (const pid of listPids()) {
+    if (leftOut.has(pid)) continue;
+    for (const [fd, target] of listDescriptors(pid) ?? []) {
+      const pids = byPath.get(target) ?? [];
+      if (!target.startsWith(`${lockDir}/`) || pids.includes(pid) || !hasFlock(pid, fd)) continue;
+      byPath.set(target, [...pids, pid]);
     }
+    if (++looked % PIDS_PER_TURN === 0) await setImmediate();
   }
-  const fileNames = name === undefined ? readdirSync(lockDir).sort() : [lockFileName(name)];
-  const found: LockedFile[] = [];
-  for (const fileName of fileNames) {
-    const lockName = lockNameOfFile(fileName);
-    if (lockName === undefined || lockName <= after) continue;
-    if (found.length >= limit) break;
-    const path = join(lockDir, fileName);
-    const locks = byFile.get(keyOfPath(path) ?? "");
-    if (locks !== undefined) found.push({ name: lockName, path, locks });
-  }
-  return found;
-}
-
-/**
- * The processes that hold a lock, as far as they can be seen from here.
- *
- * A lock held by nobody who can be seen is still held: the answer then says why it shows no more.
- *
- * @param file A locked file.
- * @param ownPids Holders that are known already and are left out.
- * @returns One entry for an exclusive lock, one a process for a shared one; an entry without a pid
- * when none can be seen; none when the lock is free.
- */
-export async function findForeignHolders(
-  file: LockedFile,
-  ownPids: ReadonlySet<number>,
-): Promise<ForeignHolder[]> {
-  const held = file.locks.filter((lock) => lock.state === "held");
-  if (held.length === 0) return [];
-  const shared = held[0]!.shared;
-  const named = held.map((lock) => lock.pid).filter((pid) => hasLockOpen(pid, file.path));
-  if (named.some((pid) => ownPids.has(pid))) return [];
-  const pids = named.length === held.length ? named : await searchHolders(file.path, ownPids);
-  if (pids.length > 0 && !shared) return [describeProcess(mainHolder(pids, file.name), shared)];
-  if (pids.length > 0) return pids.map((pid) => describeProcess(pid, shared));
-  return [{ kind: "foreign", shared, hiddenBecause: whyHidden() }];
-}
-
-/**
- * The processes that hold one lock by name, which was refused just now; empty when it is free.
- *
- * @param lockDir The folder of the lock files.
- * @param name The lock.
- * @param ownPids Holders that are known already and are left out.
- */
-export async function findForeignHoldersOf(
-  lockDir: string,
-  name: string,
-  ownPids: ReadonlySet<number> = new Set(),
-): Promise<ForeignHolder[]> {
-  const [file] = await listLockedFiles(lockDir, { name });
-  if (file !== undefined) return await findForeignHolders(file, ownPids);
-  // From inside a container no list shows what a process outside has locked.
-  return isFirstPidNamespace() ? [] : [{ kind: "foreign", hiddenBecause: whyHidden() }];
-}
-
-/**
- * An exclusive lock has one open file description, which several processes may have inherited: of
- * the shell protocol's two, the one that is named like the lock stays when the shell is gone.
- */
-function mainHolder(pids: number[], name: string): number {
-  const command = `${lockFileName(name)} infinity`;
-  return pids.find((pid) => readCommand(pid) === command) ?? pids[0]!;
+  return byPath;
 }
 
 function groupByFile(locks: KernelLock[]): Map<string, KernelLock[]> {
@@ -204,18 +157,13 @@ function groupByFile(locks: KernelLock[]): Map<string, KernelLock[]> {
   return groups;
 }
 
-async function searchHolders(path: string, ownPids: ReadonlySet<number>): Promise<number[]> {
-  const found: number[] = [];
-  let looked = 0;
-  for (const pid of listPids()) {
-    if (!ownPids.has(pid) && hasLockOpen(pid, path)) found.push(pid);
-    if (++looked % PIDS_PER_TURN === 0) await setImmediate();
-  }
-  return found;
-}
-
-/** Whether a descriptor of the process leads to the file and has a flock(2) on it. */
-function hasLockOpen(pid: number, path: string): boolean {
+/**
+ * Whether a descriptor of the process leads to the file and has a flock(2) on it.
+ *
+ * @param pid The process.
+ * @param path The file.
+ */
+export function hasLockOpen(pid: number, path: string): boolean {
   for (const [fd, target] of listDescriptors(pid) ?? []) {
     if (target === path && hasFlock(pid, fd)) return true;
   }
@@ -232,28 +180,5 @@ function readDescriptorInfo(pid: number, fd: number): string {
     return readFileSync(`/proc/${pid}/fdinfo/${fd}`, "latin1");
   } catch {
     return ""; // gone, or not ours to see
-  }
-}
-
-function describeProcess(pid: number, shared: boolean): ForeignHolder {
-  const uid = readUid(pid);
-  const user = uid === undefined ? undefined : userName(uid);
-  return { kind: "foreign", pid, uid, user, command: readCommand(pid), shared };
-}
-
-function whyHidden(): string {
-  const blind = whyProcIsBlind();
-  if (blind !== undefined) return blind;
-  return process.getuid!() === 0
-    ? "its process is in another pid namespace or has just ended"
-    : "its process belongs to another user or another pid namespace";
-}
-
-function keyOfPath(path: string): string | undefined {
-  try {
-    const { dev, ino } = statSync(path);
-    return kernelFileKey(dev, ino);
-  } catch {
-    return undefined;
   }
 }

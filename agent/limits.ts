@@ -21,6 +21,9 @@ const RESERVED_DESCRIPTORS = 64;
 const DESCRIPTORS_PER_CLAIM = 3;
 const DESCRIPTORS_PER_GRANT = 2;
 
+/** Share of all descriptors that nobody may borrow: who comes back after a restart finds room. */
+const UNBORROWED_SHARE = 1 / 16;
+
 /** How many a user may have. */
 export type UserLimits = Pick<AgentConfig, "maxConnectionsPerUser" | "maxClaimsPerUser">;
 
@@ -108,7 +111,7 @@ export class Limits {
 
   /** Whether one more descriptor may be opened for something that can also do without; it is counted. */
   borrowDescriptor(): boolean {
-    if (this.#descriptors >= this.#maxDescriptors) return false;
+    if (this.#descriptors >= this.#maxDescriptors * (1 - UNBORROWED_SHARE)) return false;
     this.#descriptors++;
     return true;
   }

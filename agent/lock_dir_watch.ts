@@ -78,6 +78,6 @@ export class LockDirWatch {
     if (event !== "rename") return;
     if (file === null) return this.#table.checkFiles();
     const name = lockNameOfFile(basename(file));
-    if (name !== undefined) this.#table.checkFiles(name);
+    if (name !== undefined) this.#table.checkFiles({ name });
   }
 }

@@ -19,15 +19,36 @@ import { isAlive, listDescriptors, type ProcessId, readDescriptor, readStat } fr
  * @throws {Error} It lives, and it is not ours to ask.
  */
 export function copyLockFile(holder: ProcessId, path: string): LockFile | undefined {
+  const copy = copyWithPidfd(holder, path);
+  if (copy !== undefined) closeDescriptor(copy.pidfd);
+  return copy?.file;
+}
+
+/**
+ * As {@linkcode copyLockFile}, with a pidfd of the holder, which is the caller's to close: thousands of
+ * holders may be taken over, and each look at one costs time.
+ *
+ * @param holder The process.
+ * @param path The lock file.
+ * @returns `undefined` where the process is gone or is no holder of this lock.
+ * @throws {Error} It lives, and it is not ours to ask.
+ */
+export function copyWithPidfd(
+  holder: ProcessId,
+  path: string,
+): { file: LockFile; pidfd: number } | undefined {
   const pidfd = openPidfd(holder.pid);
   if (pidfd === undefined) return undefined;
+  let file: LockFile | undefined;
   try {
+    // Opened first, compared after: from then on the pidfd stands for this very process.
     if (!isAlive(holder) || !isHolderOf(holder.pid, path)) return undefined;
     const fd = copyDescriptor(pidfd, LOCK_FD);
     const { dev, ino } = statSync(`/proc/self/fd/${fd}`);
-    return { path, fd, device: dev, inode: ino, close: () => closeDescriptor(fd) };
+    file = { path, fd, device: dev, inode: ino, close: () => closeDescriptor(fd) };
+    return { file, pidfd };
   } finally {
-    closeDescriptor(pidfd);
+    if (file === undefined) closeDescriptor(pidfd);
   }
 }
 

@@ -40,9 +40,9 @@ import { WireError } from "../protocol/wire_error.ts";
 import type { EndPolicy } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
+import { findForeignHoldersOf } from "./foreign_holders.ts";
 import type { Holder, HolderProcess } from "./holder.ts";
 import { explain, type StatusPage } from "./host_status.ts";
-import { findForeignHoldersOf } from "./kernel_locks.ts";
 import { claimInKernel, type KernelClaimParts, unlock } from "./kernel_claim.ts";
 import type { Limits } from "./limits.ts";
 import {
@@ -378,12 +378,11 @@ export class LockTable {
   /**
    * Ends locks whose file is no longer the one that was locked.
    *
-   * @param name Only this lock; absent: all.
+   * @param page Which of them; absent: all.
    */
-  checkFiles(name?: string): void {
-    const entries = name === undefined ? [...this.#entries.values()] : [this.#entries.get(name)];
-    for (const entry of entries) {
-      for (const ownership of [...entry?.ownerships ?? []]) this.#checkFile(ownership);
+  checkFiles(page: StatusPage = {}): void {
+    for (const entry of this.#select(page)) {
+      for (const ownership of [...entry.ownerships]) this.#checkFile(ownership);
     }
   }
 
@@ -401,10 +400,14 @@ export class LockTable {
    *
    * @param page Which of them; absent: all.
    */
-  facts({ name, after = "", limit = Infinity }: StatusPage = {}): LockFacts[] {
-    const names = name === undefined ? [...this.#entries.keys()].sort() : [name];
-    return names.filter((name) => name > after && this.#entries.has(name)).slice(0, limit)
-      .map((name) => factsOf(this.#entries.get(name)!));
+  facts(page: StatusPage = {}): LockFacts[] {
+    return this.#select(page).map(factsOf);
+  }
+
+  #select({ name, after = "", limit = Infinity }: StatusPage): LockEntry[] {
+    const names = name === undefined ? [...this.#entries.keys()] : [name];
+    return names.filter((name) => name > after && this.#entries.has(name)).sort().slice(0, limit)
+      .map((name) => this.#entries.get(name)!);
   }
 
   /** The pids of all holders of this agent, the spare and the waiting ones included. */
@@ -490,7 +493,7 @@ export class LockTable {
       if (outcome.kind === "busy") throw await this.#contended(entry, claim);
       if (outcome.kind === "locked") {
         // An ownership whose file was replaced may not have been found yet; its sessions are told first.
-        this.checkFiles(entry.name);
+        this.checkFiles({ name: entry.name });
         if (waitsForCleanUp(entry, claim)) await this.#putBack(entry, claim, outcome);
         else this.#grant(entry, claim, outcome);
       }

@@ -17,7 +17,7 @@ import type { EndPolicy } from "./clean_up.ts";
 import type { Holder } from "./holder.ts";
 import type { LockFile } from "./lock_file.ts";
 import type { Peer } from "./peer.ts";
-import { type ProcessId, readStat } from "./proc.ts";
+import type { ProcessId } from "./proc.ts";
 import type { GrantRecord, OwnershipRecord, SessionRecord } from "./records.ts";
 import { userName } from "./users.ts";
 
@@ -178,7 +178,7 @@ export function toRecord(ownership: Ownership, agent: ProcessId): OwnershipRecor
   const { owner, uid, token, since, shared, holder, grants, parked } = ownership;
   return {
     ...{ owner, uid, token, since, shared },
-    holder: { pid: holder.pid, startTime: readStat(holder.pid)?.startTime ?? 0 },
+    holder: { pid: holder.pid, startTime: holder.startTime },
     agent,
     grants: grants.map(toGrantRecord),
     parked: parked && { grant: toGrantRecord(parked.grant), until: parked.until },

@@ -7,8 +7,10 @@
 import { chmodSync, chownSync, mkdirSync, realpathSync, unlinkSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { dirname, join } from "node:path";
+import { performance } from "node:perf_hooks";
 import process from "node:process";
 import { encodeMessage } from "../protocol/framing.ts";
+import type { StatusResult } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { ADOPTED_LOOK_MS } from "./adopted_holder.ts";
@@ -21,6 +23,7 @@ import { ExitWatch } from "./exit_watch.ts";
 import { endOlderGenerations } from "./generation.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus, type StatusPage } from "./host_status.ts";
+import { KernelView } from "./kernel_view.ts";
 import { LastLosses } from "./last_losses.ts";
 import { LeftoverSearch } from "./leftovers.ts";
 import { peerCredentials, peerGroups } from "./libc.ts";
@@ -37,6 +40,9 @@ import { lockRunFile } from "./run_file.ts";
 import { SilenceWatch } from "./silence.ts";
 import { TokenStore } from "./token_store.ts";
 import { groupId } from "./users.ts";
+
+/** How long the pages of a listing share what was seen at its start, in milliseconds. */
+const MAX_VIEW_MS = 2_000;
 
 /** The group whose members may use the host's agent. */
 export const SOCKET_GROUP = "sshlock";
@@ -171,6 +177,8 @@ class Agent implements AgentServer {
   readonly #shared: ConnectionParts;
   readonly #watch: LockDirWatch;
   readonly #sockets = new Set<Socket>();
+  /** What the pages of the last listing have seen. */
+  #view: KernelView | undefined;
   #resolveEnded!: (reason: string) => void;
   #idleTimer: ReturnType<typeof setTimeout> | undefined;
   #isOver = false;
@@ -277,13 +285,26 @@ class Agent implements AgentServer {
     }
   }
 
-  #status(page: StatusPage) {
+  async #status(page: StatusPage): Promise<StatusResult> {
     const { records, table } = this.#parts;
     const { lockDir } = this.#options.paths;
-    if (page.after === undefined) table.checkFiles(page.name);
+    const view = this.#viewFor(page);
+    table.checkFiles(page);
     const locks = (page: StatusPage) => table.facts(page);
-    const agent = { locks, holderPids: table.holderPids() };
-    return readHostStatus({ lockDir, records, agent }, page);
+    const agent = { locks, holderPids: () => table.holderPids(), view };
+    const result = await readHostStatus({ lockDir, records, agent }, page);
+    // Nothing of a listing is kept once it has ended.
+    if (result.more !== true && this.#view === view) this.#view = undefined;
+    return result;
+  }
+
+  #viewFor({ name, after }: StatusPage): KernelView {
+    const { lockDir } = this.#options.paths;
+    if (name !== undefined) return new KernelView(lockDir);
+    const isOver = performance.now() - (this.#view?.madeAt ?? -Infinity) > MAX_VIEW_MS;
+    if (after === undefined || isOver) this.#view = new KernelView(lockDir);
+    else this.#view?.continue();
+    return this.#view ??= new KernelView(lockDir);
   }
 
   /** Somebody may have removed the runtime folder; without records the holders would be nobody's. */

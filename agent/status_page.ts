@@ -18,8 +18,8 @@ const MAX_PAGE_BYTES = MAX_LINE_BYTES - RESERVED_BYTES;
 /** What the holders of one lock may take, and its waiters; both together fit a page with their lock's name. */
 const MAX_LIST_BYTES = MAX_PAGE_BYTES / 2 - 1024;
 
-/** Locks that are looked at for one page: no more of the smallest would fit a line. */
-export const MAX_LOCKS_A_PAGE = 500;
+/** Locks that are looked at for one page: some 200 usual ones fit a line. */
+export const MAX_LOCKS_A_PAGE = 250;
 
 /** More of a list than anybody reads; it bounds the work for each change of a lock with a long queue. */
 const MAX_LISTED = 200;

@@ -136,9 +136,11 @@ export function dirArgs(dirs: AgentDirs): string[] {
   ];
 }
 
-/** Ends each process that has fd 999 on a file in this folder, by pid. */
+/** Ends each process that has fd 999 on a file in this folder, by pid; there may be thousands. */
 export async function endHolders(lockDir: string): Promise<void> {
-  for (const pid of processesWithLockIn(lockDir)) await killAndConfirm(pid);
+  const pids = processesWithLockIn(lockDir);
+  for (const pid of pids) signalPid(pid, "SIGKILL");
+  for (const pid of pids) await killAndConfirm(pid);
 }
 
 function agentSpawn(options: AgentOptions, dirs: AgentDirs) {
