@@ -73,15 +73,17 @@ export function readMarks(
  * session, the second asked for when the first was answered, never share a scan.
  */
 export class LeftoverSearch {
-  readonly #sparedPids: () => ReadonlySet<number>;
-  readonly #scans: NextRun<ProcessScan>;
+  readonly #scans: NextRun<{ scan: ProcessScan; spared: ReadonlySet<number> }>;
 
   /**
    * @param sparedPids The pids of all holders: they belong to no session.
    */
   constructor(sparedPids: () => ReadonlySet<number>) {
-    this.#sparedPids = sparedPids;
-    this.#scans = new NextRun(() => ProcessScan.read(sparedPids()));
+    this.#scans = new NextRun(async () => {
+      const scan = await ProcessScan.read(sparedPids());
+      // A holder that was started while the scan went on was read like any other process.
+      return { scan, spared: sparedPids() };
+    });
   }
 
   /**
@@ -90,16 +92,13 @@ export class LeftoverSearch {
    * @param marks What they are known by.
    */
   async find(marks: SessionMarks): Promise<Leftover[]> {
-    const scan = await this.#scans.ask();
+    const { scan, spared } = await this.#scans.ask();
     const below = scan.descendantsOf(marks.root);
     // Under another session's sshd, or sshd itself: never ours, whatever its environment says.
     const marked = findMarked(scan, marks).filter((stat) => !scan.isBelowSessionSshd(stat));
     const found = [...new Set([...below, ...marked])].filter((stat) =>
       !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid
     );
-    if (found.length === 0) return [];
-    // A holder that was started while the scan went on was read like any other process.
-    const spared = this.#sparedPids();
     return found.filter(({ pid }) => !spared.has(pid)).map(({ pid, startTime, comm, state }) => ({
       ...{ pid, startTime, comm: comm.replace(CONTROL, "?"), state },
     }));

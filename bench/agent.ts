@@ -17,7 +17,12 @@ import { until } from "../test/support/events.ts";
 export interface BenchAgent {
   readonly pid: number;
   readonly dirs: AgentDirs;
+  /** Kills it and waits for its end; its locks stay. */
+  kill(): Promise<void>;
 }
+
+/** Against hanging, in milliseconds: one that takes thousands of locks over on a busy machine takes its time. */
+const START_DEADLINE_MS = 300_000;
 
 /**
  * Starts an agent with folders of its own and waits until it accepts.
@@ -27,14 +32,15 @@ export interface BenchAgent {
  * @param dir Where the log goes.
  * @param cleanUp Takes what is to be done at the end, last things first.
  * @param signal Aborted at the end: nothing more is started then.
+ * @param dirs Folders of one before it; new ones unless told.
  */
 export async function startBenchAgent(
   dir: string,
   cleanUp: (() => Promise<unknown>)[],
   signal: AbortSignal,
+  dirs?: AgentDirs,
 ): Promise<BenchAgent> {
-  const { dirs, remove } = await makeAgentDirs();
-  cleanUp.push(remove);
+  dirs ??= await makeDirs(cleanUp);
   signal.throwIfAborted();
   const [program, ...words] = agentCommand();
   const log = openSync(join(dir, "agent.log"), "a");
@@ -53,8 +59,21 @@ export async function startBenchAgent(
     child.kill("SIGTERM");
     return exit;
   });
-  await until(() => accepts(dirs.socket, child), { what: "an agent that accepts" });
-  return { pid: child.pid as number, dirs };
+  await until(() => accepts(dirs.socket, child), {
+    what: "an agent that accepts",
+    deadlineMs: START_DEADLINE_MS,
+  });
+  const kill = async () => {
+    child.kill("SIGKILL");
+    await exit;
+  };
+  return { pid: child.pid as number, dirs, kill };
+}
+
+async function makeDirs(cleanUp: (() => Promise<unknown>)[]): Promise<AgentDirs> {
+  const { dirs, remove } = await makeAgentDirs();
+  cleanUp.push(remove);
+  return dirs;
 }
 
 function accepts(path: string, child: ChildProcess): Promise<boolean> {

@@ -21,7 +21,7 @@ for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   process.on(name, () => stop.abort(new Error(`stopped by ${name}`)));
 }
 
-const missing = whyNoAgent() ?? requires("sshd", "ssh-keygen", "bash", "flock");
+const missing = whyNoAgent() ?? requires("sshd", "ssh-keygen", "bash", "flock", "python3");
 const cleanUp: (() => Promise<unknown>)[] = [];
 try {
   if (missing !== undefined) throw new Error(`Cannot measure: this machine ${missing}`);

@@ -75,12 +75,17 @@ export const PARTS: [name: string, measure: Measure][] = [
   }],
   ["many locks and sessions", async (world, signal, cleanUp) => {
     const crowd = await measureCrowd(world, ROUNDS.crowd, cleanUp, signal);
-    const { crowded, empty } = crowd.times;
+    const { crowded, empty, whileListed } = crowd.times;
     const what = `claim beside ${crowd.locks} held locks`;
     return {
       times: crowd.times,
       rows: [row([what, crowded], ["claim with none held", empty], "slower", 2)],
       facts: crowdFacts(crowd),
+      notes: [
+        `a claim while all locks are listed: p50 ${ms(whileListed)}, p99 ${ms(whileListed, 99)}`,
+        "each session is a process with a leftover, and tries again each 0.3 to 0.8 s to resume",
+        ...(crowd.why === undefined ? [] : [crowd.why]),
+      ],
     };
   }],
   ["bounds", async (world, signal, cleanUp) => {

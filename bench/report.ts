@@ -49,15 +49,30 @@ export function residentFacts({ holder, holderProcesses, agent }: Residents): Fa
   ];
 }
 
-/** What each further lock and session costs the agent, as facts; the goals are ours, not the design's. */
-export function crowdFacts({ lockKb, sessionKb }: Crowd): Fact[] {
-  const fact = (what: string, kb: number, most: number) => ({
+/** What many sessions and locks cost, as facts; the goals are ours, not the design's. */
+export function crowdFacts(crowd: Crowd): Fact[] {
+  const { sessions, locks, times, lockKb, sessionKb } = crowd;
+  const memory = (what: string, kb: number, most: number) => ({
     what: `agent, memory for each ${what}`,
     found: `${kb.toFixed(1)} kB`,
     goal: `${most} kB`,
     isMet: kb <= most,
   });
-  return [fact("session", sessionKb, 16), fact("held lock", lockKb, 16)];
+  const time = (what: string, tookMs: number, most: number) => ({
+    what,
+    found: `${(tookMs / 1_000).toFixed(2)} s`,
+    goal: `${most} s`,
+    isMet: tookMs <= most * 1_000,
+  });
+  return [
+    memory("session", sessionKb, 16),
+    memory("held lock", lockKb, 16),
+    time(`${locks} locks listed`, times.listing.p50Ms, 2),
+    // A controller gives up 10 s after it sent the last ping that was answered, and sends one each 3 s.
+    time(`${locks} locks taken over`, crowd.takenOverMs, 5),
+    time(`${sessions} sessions resumed after it`, crowd.resumedMs, 7),
+    time(`${sessions} sessions ended at once`, crowd.endedMs, 10),
+  ];
 }
 
 /** The report for people, at most 80 columns wide. */

@@ -9,8 +9,7 @@ import type { LockFacts, StatusParams, StatusResult } from "./messages.ts";
 /**
  * Asks for page after page until there are no more.
  *
- * Each page is a look of its own: a lock that changes hands meanwhile is shown as it was when its
- * page was made.
+ * A lock of the agent's that changes hands meanwhile is shown as it was when its page was made.
  *
  * @param ask Sends `status` with these parameters.
  * @param name Only this lock.

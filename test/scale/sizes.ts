@@ -1,5 +1,4 @@
 import { readFileSync } from "node:fs";
-import type { TestContext } from "node:test";
 
 /** Whether the long form is asked for. */
 export const LONG = process.env.SSHLOCK_TEST_SOAK === "1";
@@ -8,6 +7,11 @@ export const LONG = process.env.SSHLOCK_TEST_SOAK === "1";
 export interface Sizes {
   sessions: number;
   locks: number;
+}
+
+/** What fits, and why it is less than what was asked for. */
+export interface FittingSizes extends Sizes {
+  why?: string;
 }
 
 /** Descriptors that the agent keeps back and uses itself, with room to spare. */
@@ -19,12 +23,14 @@ const OTHER_PROCESSES = 4_000;
 /**
  * The sizes that are asked for, or smaller ones where the machine's limits say so, with the reason.
  *
+ * The agent may open as many files as the hard limit says; it raises its own limit.
+ *
  * @param asked Each session has at least one lock, a process and a leftover; each lock a holder.
  */
-export function fitToMachine(t: TestContext, asked: Sizes): Sizes {
-  const descriptors = softLimit("Max open files");
+export function fitToMachine(asked: Sizes): FittingSizes {
+  const descriptors = hardLimit("Max open files");
   const processes = Math.min(
-    softLimit("Max processes"),
+    hardLimit("Max processes"),
     numberIn("/proc/sys/kernel/pid_max"),
     numberIn("/proc/sys/kernel/threads-max"),
     numberIn("/sys/fs/cgroup/pids.max"),
@@ -34,19 +40,17 @@ export function fitToMachine(t: TestContext, asked: Sizes): Sizes {
   const byDescriptors = Math.floor((descriptors - AGENT_DESCRIPTORS - sessions) / 2);
   const byProcesses = processes - OTHER_PROCESSES - 2 * sessions;
   const locks = Math.min(asked.locks, byDescriptors, byProcesses);
-  if (sessions < asked.sessions || locks < asked.locks) {
-    t.diagnostic(
-      `scaled down to ${sessions} sessions and ${locks} locks: this machine has ` +
-        `${descriptors} open files a process and ${processes} processes`,
-    );
-  }
-  return { sessions, locks };
+  if (sessions === asked.sessions && locks === asked.locks) return { sessions, locks };
+  const why =
+    `${sessions} sessions and ${locks} locks, not ${asked.sessions} and ${asked.locks}: ` +
+    `this machine allows ${descriptors} open files and ${processes} processes`;
+  return { sessions, locks, why };
 }
 
-function softLimit(name: string): number {
+function hardLimit(name: string): number {
   const limits = readFileSync("/proc/self/limits", "latin1");
-  const soft = new RegExp(`^${name} +(\\S+) +(\\S+)`, "m").exec(limits)?.[2];
-  return soft === undefined || soft === "unlimited" ? Infinity : Number(soft);
+  const hard = new RegExp(`^${name} +\\S+ +(\\S+)`, "m").exec(limits)?.[1];
+  return hard === undefined || hard === "unlimited" ? Infinity : Number(hard);
 }
 
 function numberIn(path: string): number {

@@ -6,7 +6,7 @@ import { EventLog } from "../support/events.ts";
 export interface SwarmOptions {
   /** How many sessions. */
   count: number;
-  /** Claims of each; 1 unless told. */
+  /** Claims of all together; one of each session unless told. */
   locks?: number;
   /** One lock for all of them. */
   name?: string;
