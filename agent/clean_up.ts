@@ -7,7 +7,7 @@
 import { performance } from "node:perf_hooks";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
-import type { Leftover, LeftoverSearch, SessionMarks } from "./leftovers.ts";
+import type { Leftover } from "./leftovers.ts";
 import { isAlive, type ProcessId, readStat } from "./proc.ts";
 import { sendSignals } from "./signals.ts";
 
@@ -32,16 +32,14 @@ const EMPTY_SEARCHES = 2;
 
 /** How a session's processes are cleared away. */
 export interface CleanUpOptions {
-  /** What they are known by. */
-  marks: SessionMarks;
-  /** Whether the root is ended too; else it is taken to be gone. */
-  endRoot: boolean;
+  /** The root, if it is ended too; else it is taken to be gone. */
+  root: ProcessId | undefined;
   /** `kill` ends them, `drain` waits for them. */
   policy: Exclude<EndPolicy, "leave">;
   /** Time between TERM and KILL, in milliseconds. */
   graceMs: number;
-  /** Finds them. */
-  search: LeftoverSearch;
+  /** Finds them. Two calls in a row, the second after the answer to the first, are two looks. */
+  find: () => Promise<Leftover[]>;
   /** Tells when they end. */
   exits: ExitWatch;
   /** Called when what is waited for has changed. */
@@ -61,17 +59,18 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
   const warned = new Set<string>();
   for (let empty = 0; empty < EMPTY_SEARCHES;) {
     const isOverdue = performance.now() - startedAt >= options.graceMs;
-    const root = options.endRoot ? livingRoot(options.marks.root) : [];
+    const root = options.root === undefined ? [] : livingRoot(options.root);
     for (const process of root) endProcess(process, isOverdue, warned);
     // Each search sees the host as it was after the last one's signals, and after the last one was
     // answered: only then is it a second look. The scan behind it may serve other sessions as well.
-    const found = await options.search.find(options.marks);
+    const found = await options.find();
     crashPoint("clean-up.found");
     const leftovers = [...root, ...found];
     options.onAwaiting(leftovers);
     empty = leftovers.length === 0 ? empty + 1 : 0;
     if (options.policy === "kill") {
-      for (const leftover of found) endProcess(leftover, isOverdue, warned);
+      const ended = found.filter(({ isShared }) => !isShared);
+      for (const leftover of ended) endProcess(leftover, isOverdue, warned);
     }
     crashPoint("clean-up.signalled");
     const graceLeftMs = startedAt + options.graceMs - performance.now();
@@ -89,12 +88,12 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
  * @param options How.
  */
 export async function endRootAlone(
-  options: Pick<CleanUpOptions, "marks" | "graceMs" | "exits" | "onAwaiting">,
+  options: Pick<CleanUpOptions, "graceMs" | "exits" | "onAwaiting"> & { root: ProcessId },
 ): Promise<void> {
   const startedAt = performance.now();
   const warned = new Set<string>();
   for (;;) {
-    const root = livingRoot(options.marks.root);
+    const root = livingRoot(options.root);
     options.onAwaiting(root);
     if (root.length === 0) return;
     const graceLeftMs = startedAt + options.graceMs - performance.now();
@@ -106,7 +105,8 @@ export async function endRootAlone(
 
 function livingRoot(root: ProcessId): Leftover[] {
   const stat = isAlive(root) ? readStat(root.pid) : undefined;
-  return stat === undefined ? [] : [{ ...root, comm: stat.comm, state: stat.state }];
+  if (stat === undefined) return [];
+  return [{ ...root, comm: stat.comm, state: stat.state, isShared: false }];
 }
 
 /** TERM once, with CONT so that a stopped process hears it; KILL at every search after the grace. */

@@ -6,11 +6,14 @@
 
 import { type CleanUpOptions, clearLeftovers, LEFTOVER_LOOK_MS } from "./clean_up.ts";
 import { ExitWatch } from "./exit_watch.ts";
-import { LeftoverSearch } from "./leftovers.ts";
+import { LeftoverSearch, type SessionMarks } from "./leftovers.ts";
 import { loadLibc } from "./libc.ts";
 
 /** What is cleared away, and how. */
-export type ClearAloneOptions = Pick<CleanUpOptions, "marks" | "endRoot" | "policy" | "graceMs">;
+export interface ClearAloneOptions extends Pick<CleanUpOptions, "root" | "policy" | "graceMs"> {
+  /** What the command's processes are known by. */
+  marks: SessionMarks;
+}
 
 /** Nobody counts descriptors here, and /proc answers as well where one cannot be had. */
 const NO_BUDGET = { borrowDescriptor: () => true, returnDescriptor: () => {} };
@@ -26,9 +29,10 @@ export async function clearAlone(
   spared: () => ReadonlySet<number>,
 ): Promise<void> {
   await loadLibc();
+  const search = new LeftoverSearch(spared);
   await clearLeftovers({
     ...options,
-    search: new LeftoverSearch(spared),
+    find: () => search.find(options.marks),
     exits: new ExitWatch(LEFTOVER_LOOK_MS, NO_BUDGET),
     onAwaiting: () => {/* nobody asks */},
   });

@@ -294,7 +294,7 @@ export class Connection implements Outlet {
     this.#countLook();
     try {
       session.identify({ isAsked: true });
-      return selectProcesses(await this.#parts.search.find(session.marks), selection);
+      return selectProcesses(await session.findProcesses(), selection);
     } finally {
       this.#openLooks--;
     }

@@ -30,7 +30,7 @@ export async function endCommand(
     variable: { name: SESSION_VARIABLE, value: lock.session },
   };
   const clear = (policy: "kill" | "drain", graceMs: number) =>
-    clearAlone({ marks, endRoot: false, policy, graceMs }, () => lock.spared);
+    clearAlone({ marks, root: undefined, policy, graceMs }, () => lock.spared);
   if (when === "now") return await clear("kill", graceMs);
   let isGone = false;
   const gone = clear("drain", graceMs).then(() => isGone = true);

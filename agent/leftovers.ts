@@ -41,6 +41,16 @@ export interface Leftover extends ProcessId {
   comm: string;
   /** One letter, as in `/proc/PID/stat`; `D` cannot be ended, only waited for. */
   state: string;
+  /** Another session of the same root has it as well: it is waited for, and not ended. */
+  isShared: boolean;
+}
+
+/** Another local session, as the search for one session's processes needs it. */
+export interface OtherSession {
+  /** What its processes are known by. */
+  marks: SessionMarks;
+  /** Whether it has a claim on what nothing but the root tells apart: it has a lock, and goes on. */
+  isSharing: boolean;
 }
 
 /**
@@ -90,19 +100,64 @@ export class LeftoverSearch {
    * The processes of a session that live; zombies are dead, and the root is not among them.
    *
    * @param marks What they are known by.
+   * @param others The other local sessions, for one of kind `process`: asked for when the scan is over.
    */
-  async find(marks: SessionMarks): Promise<Leftover[]> {
+  async find(
+    marks: SessionMarks,
+    others: () => Iterable<OtherSession> = () => [],
+  ): Promise<Leftover[]> {
     const { scan, spared } = await this.#scans.ask();
-    const below = scan.descendantsOf(marks.root);
     // Under another session's sshd, or sshd itself: never ours, whatever its environment says.
     const marked = findMarked(scan, marks).filter((stat) => !scan.isBelowSessionSshd(stat));
-    const found = [...new Set([...below, ...marked])].filter((stat) =>
+    const own = new Set(marked);
+    const below = scan.descendantsOf(marks.root).filter((stat) => !own.has(stat));
+    const { theirs, isShared } = below.length === 0
+      ? NOBODY
+      : whatOthersHave(scan, marks, others());
+    const found = [
+      ...[...own].map((stat) => ({ stat, isShared: false })),
+      ...below.filter((stat) => !theirs.has(stat)).map((stat) => ({ stat, isShared })),
+    ].filter(({ stat }) =>
       !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid
     );
-    return found.filter(({ pid }) => !spared.has(pid)).map(({ pid, startTime, comm, state }) => ({
-      ...{ pid, startTime, comm: comm.replace(CONTROL, "?"), state },
-    }));
+    return found.filter(({ stat }) => !spared.has(stat.pid)).map(({ stat, isShared }) => {
+      const { pid, startTime, comm, state } = stat;
+      return { pid, startTime, comm: comm.replace(CONTROL, "?"), state, isShared };
+    });
   }
+}
+
+/** What other local sessions have among the descendants of a session's root. */
+interface OthersPart {
+  /** Marked with another's id, or another's root and what is below it. */
+  theirs: ReadonlySet<ProcessStat>;
+  /** Whether the rest belongs to a session of the same root as well. */
+  isShared: boolean;
+}
+
+const NOBODY: OthersPart = { theirs: new Set(), isShared: false };
+
+function whatOthersHave(
+  scan: ProcessScan,
+  { root }: SessionMarks,
+  others: Iterable<OtherSession>,
+): OthersPart {
+  const self = scan.get(root);
+  const theirs = new Set<ProcessStat>();
+  let isShared = false;
+  for (const { marks, isSharing } of others) {
+    const otherRoot = scan.get(marks.root);
+    const isSameRoot = otherRoot !== undefined && otherRoot === self;
+    isShared ||= isSameRoot && isSharing;
+    const below = isSameRoot || otherRoot === undefined
+      ? []
+      : [otherRoot, ...scan.descendantsOf(otherRoot)];
+    const has = [...below, ...findMarked(scan, marks)];
+    // This session runs inside that one: all that it has is that one's as well.
+    if (self !== undefined && has.includes(self)) continue;
+    for (const stat of has) theirs.add(stat);
+  }
+  return { theirs, isShared };
 }
 
 function findMarked(

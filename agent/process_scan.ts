@@ -19,6 +19,7 @@ import { setImmediate } from "node:timers/promises";
 import {
   isDead,
   listPids,
+  type ProcessId,
   type ProcessStat,
   readLastPid,
   readProcFile,
@@ -151,12 +152,22 @@ export class ProcessScan {
   }
 
   /**
+   * A process.
+   *
+   * @param id The process; another one with its pid is not meant.
+   */
+  get({ pid, startTime }: ProcessId): ProcessStat | undefined {
+    const stat = this.#processes.get(pid);
+    return stat?.startTime === startTime ? stat : undefined;
+  }
+
+  /**
    * The processes below one, at any depth.
    *
    * @param root The process; another one with its pid has none.
    */
-  descendantsOf(root: { pid: number; startTime: number }): ProcessStat[] {
-    if (this.#processes.get(root.pid)?.startTime !== root.startTime) return [];
+  descendantsOf(root: ProcessId): ProcessStat[] {
+    if (this.get(root) === undefined) return [];
     const found = new Set<ProcessStat>();
     const parents = [root.pid];
     for (const parent of parents) {

@@ -197,6 +197,7 @@ class Agent implements AgentServer {
       leftovers: new ExitWatch(LEFTOVER_LOOK_MS, parts.limits),
       sessions: new Map(),
       losses: new LastLosses(),
+      active: new Set(),
       log: options.log,
       config: options.config,
       status: (page) => this.#status(page),

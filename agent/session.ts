@@ -19,7 +19,13 @@ import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import type { LastLosses } from "./last_losses.ts";
-import { type LeftoverSearch, SESSION_VARIABLE, type SessionMarks } from "./leftovers.ts";
+import {
+  type Leftover,
+  type LeftoverSearch,
+  type OtherSession,
+  SESSION_VARIABLE,
+  type SessionMarks,
+} from "./leftovers.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import type { Claimant, EndCause } from "./ownership.ts";
@@ -72,6 +78,8 @@ export interface SessionParts {
   sessions: Map<string, Session>;
   /** Why others have none any longer. */
   losses: LastLosses;
+  /** Sessions that have or want a lock. */
+  active: Set<Session>;
 }
 
 /** A session. */
@@ -93,6 +101,8 @@ export class Session implements Claimant, Listened {
   /** Losses while it had no connection. */
   readonly #untold: LostParams[] = [];
   #isIdentified: boolean;
+  /** On the monotonic clock, in milliseconds. */
+  #endingSince = Infinity;
   #stopWatchingRoot: (() => void) | undefined;
 
   private constructor(
@@ -178,6 +188,25 @@ export class Session implements Claimant, Listened {
     return session;
   }
 
+  /** Its processes: from a look that begins after the call. */
+  findProcesses(): Promise<Leftover[]> {
+    const others = () => this.kind === "process" ? this.#otherLocalSessions() : [];
+    return this.#parts.search.find(this.#marks, others);
+  }
+
+  /**
+   * Of sessions of one root that end, the one that ends last has what only the root tells apart: the
+   * others wait for that, so none of them waits in vain.
+   */
+  *#otherLocalSessions(): Iterable<OtherSession> {
+    for (const other of this.#parts.active) {
+      if (other === this || other.kind !== "process") continue;
+      const hasLock = this.#parts.table.grantsOf(other).length > 0;
+      const isSharing = hasLock && other.#endingSince > this.#endingSince;
+      yield { marks: other.#marks, isSharing };
+    }
+  }
+
   /** How long it may be silent, in milliseconds; without a connection nobody may be for ever. */
   get silenceMs(): number {
     const isEndless = this.#silenceMs === 0 && this.state === "detached";
@@ -235,6 +264,7 @@ export class Session implements Claimant, Listened {
 
   /** A session's silence means something only while it has or wants a lock. */
   onActive(): void {
+    this.#parts.active.add(this);
     if (this.silenceMs > 0) this.#parts.silence.add(this);
   }
 
@@ -248,6 +278,7 @@ export class Session implements Claimant, Listened {
 
   /** Called when it has and wants nothing any longer. */
   onIdle(): void {
+    this.#parts.active.delete(this);
     this.#parts.sessions.delete(this.#secretHash);
     this.#parts.silence.delete(this);
     this.#stopWatchingRoot?.();
@@ -337,6 +368,7 @@ export class Session implements Claimant, Listened {
   end(cause: EndCause): void {
     if (this.state === "ending") return;
     this.state = "ending";
+    this.#endingSince = performance.now();
     this.#stopWatchingRoot?.();
     void this.#end(cause);
   }
@@ -382,24 +414,22 @@ export class Session implements Claimant, Listened {
 
   /** The sshd of a session must be gone whatever the policy: it could start more processes. */
   #endRoot(graceMs: number): Promise<void> {
-    return endRootAlone({ ...this.#clearParts(), graceMs });
+    return endRootAlone({ ...this.#clearParts(), root: this.#marks.root, graceMs });
   }
 
   #clear(policy: "kill" | "drain", graceMs: number): Promise<void> {
-    const { search } = this.#parts;
     return clearLeftovers({
       ...this.#clearParts(),
-      endRoot: this.kind === "ssh",
+      root: this.kind === "ssh" ? this.#marks.root : undefined,
       policy,
       graceMs,
-      search,
+      find: () => this.findProcesses(),
     });
   }
 
-  #clearParts(): Pick<CleanUpOptions, "marks" | "exits" | "onAwaiting"> {
+  #clearParts(): Pick<CleanUpOptions, "exits" | "onAwaiting"> {
     const { table, leftovers } = this.#parts;
     return {
-      marks: this.#marks,
       exits: leftovers,
       onAwaiting: (leftovers) => {
         const shown = leftovers.slice(0, MAX_AWAITING_SHOWN);

@@ -49,7 +49,7 @@ async function clearForSure(root: ProcessId, session: string): Promise<void> {
   for (;;) {
     try {
       const marks = { root, uid: process.getuid!(), variable };
-      const how = { marks, endRoot: true, policy: "kill", graceMs: GRACE_MS } as const;
+      const how = { marks, root, policy: "kill", graceMs: GRACE_MS } as const;
       return await clearAlone(how, () => new Set());
     } catch {
       await pause(AGAIN_MS);
