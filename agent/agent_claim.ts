@@ -5,10 +5,11 @@
  */
 
 import { performance } from "node:perf_hooks";
-import { PROTOCOL_VERSION, SILENCE_MS } from "../protocol/limits.ts";
+import { PROTOCOL_VERSION } from "../protocol/limits.ts";
 import {
   type ClaimParams,
   type ClaimResult,
+  describeMs,
   type HelloResult,
   lossIn,
   type LostParams,
@@ -72,12 +73,11 @@ export async function claimFromAgent(
   const lock = new AgentLock(client, { sockets, name: claim.name, owner });
   const greeted = sayHello(client, { owner });
   const granted = client.request<ClaimResult>("claim", claim);
-  const [{ session }, { token, shared, joined }] = await Promise.all([greeted, granted]);
+  const [hello, { token, shared, joined }] = await Promise.all([greeted, granted]);
   lock.token = token;
   lock.shared = shared;
   lock.isJoined = joined === true;
-  lock.session = session.id;
-  lock.secret = session.secret;
+  lock.greeted(hello);
   return lock;
 }
 
@@ -109,9 +109,10 @@ export class AgentLock implements HeldLock {
   isJoined = false;
   readonly run = undefined;
   readonly spared: ReadonlySet<number> = new Set();
-  /** What the session is resumed with; unknown until the lock is granted. */
-  secret: string | undefined;
   readonly #facts: AgentLockFacts;
+  /** What the session is resumed with; unknown until the lock is granted. */
+  #secret: string | undefined;
+  #resumeMs = 0;
   #client: AgentClient;
   #isReleased = false;
   #resuming: Promise<void> | undefined;
@@ -138,6 +139,17 @@ export class AgentLock implements HeldLock {
   set onLost(listener: ((loss: LostParams) => void) | undefined) {
     this.#onLost = listener;
     if (this.#loss !== undefined) listener?.(this.#loss);
+  }
+
+  /**
+   * Takes what the agent told of the session.
+   *
+   * @param hello Its answer.
+   */
+  greeted({ session, resumeMs }: HelloResult): void {
+    this.session = session.id;
+    this.#secret = session.secret;
+    this.#resumeMs = resumeMs;
   }
 
   started(): void {/* the agent finds it by the session's mark */}
@@ -170,9 +182,9 @@ export class AgentLock implements HeldLock {
   }
 
   async #resume(): Promise<void> {
-    const deadline = performance.now() + SILENCE_MS;
-    let why = "no agent runs any longer";
-    const { secret } = this;
+    const deadline = performance.now() + this.#resumeMs;
+    let why = `no agent was there again within ${describeMs(this.#resumeMs)}`;
+    const secret = this.#secret;
     while (secret !== undefined && !this.#isReleased && performance.now() < deadline) {
       const connection = await connectToAgent(this.#facts.sockets);
       if (connection.kind === "connected") {
@@ -180,9 +192,10 @@ export class AgentLock implements HeldLock {
         // What has become of the lock meanwhile is told ahead of the answer.
         client.onNotification = (method, params) => this.#hear(method, params);
         try {
-          const { locks } = await sayHello(client, { resume: secret });
+          const hello = await sayHello(client, { resume: secret });
+          this.greeted(hello);
           this.#listen(client);
-          return this.#check(locks);
+          return this.#check(hello.locks);
         } catch (error) {
           client.close();
           why = (error as Error).message;

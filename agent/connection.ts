@@ -200,6 +200,7 @@ export class Connection implements Outlet {
       pidNamespace: PID_NAMESPACE,
       owner: session.owner,
       ...timesFor(this.#parts.config, session.silenceMs),
+      resumeMs: session.resumeMs,
       session: { id: session.id, secret, kind: session.kind, resumed: resume !== undefined },
       locks: this.#parts.table.grantsOf(session),
     };

@@ -209,8 +209,12 @@ export class Session implements Claimant, Listened {
 
   /** How long it may be silent, in milliseconds; without a connection nobody may be for ever. */
   get silenceMs(): number {
-    const isEndless = this.#silenceMs === 0 && this.state === "detached";
-    return isEndless ? this.#parts.config.silenceMs : this.#silenceMs;
+    return this.state === "detached" ? this.resumeMs : this.#silenceMs;
+  }
+
+  /** How long it may be without a connection, in milliseconds. */
+  get resumeMs(): number {
+    return this.#silenceMs || this.#parts.config.silenceMs;
   }
 
   /** What is recorded of it. */

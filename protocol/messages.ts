@@ -63,6 +63,8 @@ export interface HelloResult {
   giveUpMs: number;
   /** The agent ends a session that was silent for so long, in milliseconds; 0 for never. */
   silenceMs: number;
+  /** How long the session can be resumed after its connection or its agent has ended, in milliseconds. */
+  resumeMs: number;
   /** The session: its id, the secret that another connection can resume it with, and what it is. */
   session: { id: string; secret: string; kind: "ssh" | "process"; resumed: boolean };
   /** The locks of a session that was resumed. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { rmSync, unlinkSync } from "node:fs";
+import { rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { commandLine, runCommand, startCommand } from "../support/agent_command.ts";
@@ -84,6 +84,19 @@ test("what run has lost while no agent ran is told when it resumes", async () =>
   const { code, stderr } = await run.end;
   assert.equal(code, 93);
   assert.match(stderr, /Lost lock "x": lock file .* was removed or replaced; /);
+});
+
+test("run waits for the next agent for as long as the last one told", async () => {
+  await using made = await makeAgentDirs();
+  const config = join(made.dirs.runtimeDir, "agent.json");
+  writeFileSync(config, JSON.stringify({ heartbeatMs: 50, giveUpMs: 200, silenceMs: 300 }));
+  await using agent = await startAgent({ dirs: made.dirs, args: ["--config", config] });
+  await using run = startCommand(made.dirs, ["run", "x", ...STAY]);
+  await run.out.waitFor((line) => line === "up");
+  await agent.kill();
+  const { code, stderr } = await run.end;
+  assert.equal(code, 93);
+  assert.match(stderr, /Lost lock "x": .* no agent was there again within 300 ms; ending/);
 });
 
 test("run loses its lock when the next agent knows nothing of it", async () => {
