@@ -56,7 +56,7 @@ export async function runCommandLine(args: string[]): Promise<number> {
     if (error instanceof StoppedError) return error.exitCode;
     // Whoever read our output has gone (`| head`): there is nobody to tell.
     if ((error as NodeJS.ErrnoException).code === "EPIPE") return EXIT.brokenPipe;
-    const { message, hint, exitCode } = explain(error);
+    const { message, hint, exitCode } = explain(error, args[0]);
     printError(message, hint);
     return exitCode;
   }

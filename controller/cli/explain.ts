@@ -29,8 +29,9 @@ export interface Explanation {
  * Explains an error.
  *
  * @param error What was thrown.
+ * @param subcommand By which subcommand.
  */
-export function explain(error: unknown): Explanation {
+export function explain(error: unknown, subcommand: string | undefined): Explanation {
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof LockContendedError) {
     const hint = error.waitedMs > 0
@@ -39,7 +40,9 @@ export function explain(error: unknown): Explanation {
     return { message, hint, exitCode: EXIT.contended };
   }
   if (error instanceof LockLostError) {
-    const hint = "the command was ended; what it did last was not protected by the lock";
+    const hint = subcommand === "run"
+      ? "the command was ended; what it did last was not protected by the lock"
+      : "what you did last on the host was not protected by the lock";
     return { message, hint, exitCode: EXIT.lost };
   }
   if (error instanceof HostKeyError) return explainHostKey(error);
@@ -57,7 +60,7 @@ export function explain(error: unknown): Explanation {
   }
   if (error instanceof CommandNotEndedError) {
     const hint = "end it on the host by its pid; the lock no longer protects what it does";
-    return { message, hint, exitCode: explain(error.cause).exitCode };
+    return { message, hint, exitCode: explain(error.cause, subcommand).exitCode };
   }
   if (error instanceof CommandError) {
     const hint = "the host did not tell how it ended: it may still run";
