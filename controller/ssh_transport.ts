@@ -43,7 +43,8 @@ export interface RemoteProcess {
   /** Resolves when the channel is closed and all output was read. Never rejects. */
   readonly closed: Promise<RemoteExit>;
   /**
-   * Asks the host to signal the command, `TERM` or `KILL` for example. OpenSSH does not do so in root's sessions.
+   * Asks the host to signal the command, `TERM` or `KILL` for example. OpenSSH does not do so in root's
+   * sessions, and SSH has no names for `STOP` and `CONT`: those are not sent.
    *
    * @see RFC 4254, section 6.9
    */
@@ -381,6 +382,23 @@ function remoteProcess(channel: ClientChannel): RemoteProcess {
   };
 }
 
+/** The signals that the SSH protocol has names for (RFC 4254, 6.10): ssh2 throws at any other. */
+const SSH_SIGNALS = [
+  "ABRT",
+  "ALRM",
+  "FPE",
+  "HUP",
+  "ILL",
+  "INT",
+  "KILL",
+  "PIPE",
+  "QUIT",
+  "SEGV",
+  "TERM",
+  "USR1",
+  "USR2",
+];
+
 /** ssh2 drops signals once standard input has ended, though the SSH protocol does not forbid them then. */
 function sendSignal(channel: ClientChannel, name: string): void {
   const inside = channel as unknown as {
@@ -388,5 +406,6 @@ function sendSignal(channel: ClientChannel, name: string): void {
     _client: { _protocol: { signal(id: number, name: string): void } };
   };
   const { id, state } = inside.outgoing;
+  if (!SSH_SIGNALS.includes(name)) return;
   if (state === "open" || state === "eof") inside._client._protocol.signal(id, name);
 }
