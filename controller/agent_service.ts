@@ -194,6 +194,10 @@ export class AgentService implements LockService {
     return (answer as { signalled: number[] }).signalled;
   }
 
+  get silenceLeftMs(): number | undefined {
+    return this.#heartbeat.leftMs;
+  }
+
   checkSilence(): void {
     this.#heartbeat.check();
   }

@@ -140,6 +140,7 @@ async function claimFrom(
     way,
     reduced,
     checkSilence: () => service.checkSilence(),
+    silenceLeftMs: () => service.silenceLeftMs,
     onEnd: (end) => {
       if ("loss" in end) tellLoss(parts, lock, end.loss);
       else tellRelease(parts, lock, end.heldMs);

@@ -39,6 +39,11 @@ export class Heartbeat {
     return performance.now() - this.#answeredSentMs;
   }
 
+  /** What is left until it gives up, should no answer come before then, in milliseconds. */
+  get leftMs(): number {
+    return Math.max(0, this.#giveUpMs - this.silentMs);
+  }
+
   /**
    * Takes the times that the agent asks for.
    *

@@ -21,6 +21,8 @@ export interface LockParts {
   reduced: readonly string[];
   /** Checks the clock: the lock may have been lost while this process was stopped. */
   checkSilence(): void;
+  /** See {@linkcode Lock.silenceLeftMs}. */
+  silenceLeftMs(): number | undefined;
   /** Called at the end of the lock: with how long it was held, or with the loss. */
   onEnd(end: { heldMs: number } | { loss: LockLostError }): void;
 }
@@ -91,6 +93,14 @@ export class Lock implements AsyncDisposable {
   get signal(): AbortSignal {
     this.#parts.checkSilence();
     return this.#controller.signal;
+  }
+
+  /**
+   * How long this process could be stopped, or its link be dead, from now on before the lock is lost, in
+   * milliseconds; `undefined` where silence loses nothing (the shell way).
+   */
+  get silenceLeftMs(): number | undefined {
+    return this.#parts.silenceLeftMs();
   }
 
   /** Whether the lock is held, as far as this side can know. */

@@ -118,6 +118,11 @@ export interface LockService {
    * @throws {WireError} `unknown-method`: this way cannot do it.
    */
   signal(signal: string, selection: ProcessSelection): Promise<number[]>;
+  /**
+   * What is left until its locks are lost by silence, should the agent not be heard before then, in
+   * milliseconds; `undefined` where silence costs nothing.
+   */
+  readonly silenceLeftMs: number | undefined;
   /** Checks the clock before anything else: a process that was stopped may have lost its locks meanwhile. */
   checkSilence(): void;
   /** Ends the service; what it still holds is let go. */

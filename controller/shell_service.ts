@@ -133,6 +133,10 @@ export class ShellService implements LockService {
     return readStatus(lines, name);
   }
 
+  get silenceLeftMs(): undefined {
+    return undefined;
+  }
+
   checkSilence(): void {
     // The link has no heartbeat of its own: the keepalive of the SSH connection is all there is.
   }

@@ -19,6 +19,7 @@ import {
   waitMsOf,
 } from "./options.ts";
 import { printJson, printLine, printNote } from "./output.ts";
+import { passStopsOn } from "./pass_stops_on.ts";
 import { claim } from "./run.ts";
 import { StoppedError, watchStopSignals } from "./stop_signals.ts";
 
@@ -45,6 +46,7 @@ export async function holdLock(args: HoldArguments): Promise<number> {
   await using session = await connect(targetOf(args), options);
   await using lock = await claim(session, args, waitMs, signal);
   printLock(lock, session.host, args.json === true);
+  passStopsOn(lock);
   const end = AbortSignal.any([signal, lock.signal]);
   if (!end.aborted) await once(end, "abort");
   if (end.reason instanceof StoppedError) return EXIT.ok;

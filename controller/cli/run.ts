@@ -24,6 +24,7 @@ import {
   waitMsOf,
 } from "./options.ts";
 import { passSignalsOn } from "./pass_signals_on.ts";
+import { passStopsOn } from "./pass_stops_on.ts";
 import { passToStderr, passToStdout, printNote } from "./output.ts";
 import { watchStopSignals } from "./stop_signals.ts";
 
@@ -59,7 +60,7 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
   const { signal } = stop;
   await using session = await connect(target, { ...options, signal });
   await using lock = await claim(session, args, waitMs, signal);
-  let stopPassing = () => {};
+  const atEnd: (() => void)[] = [];
   try {
     const result = await session.exec(commandUnder(lock, options.owner, words), {
       stdin: process.stdin,
@@ -69,11 +70,11 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
       onStderr: passToStderr,
       timeoutMs,
       signal: lock.signal,
-      onStart: (command) => stopPassing = passSignalsOn(stop, command),
+      onStart: (command) => atEnd.push(passSignalsOn(stop, command), passStopsOn(lock, command)),
     });
     return exitCodeOf(result);
   } finally {
-    stopPassing();
+    for (const end of atEnd) end();
     // Before anything else that may have gone wrong at the same time.
     lock.signal.throwIfAborted();
   }

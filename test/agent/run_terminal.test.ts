@@ -1,59 +1,13 @@
 // Job control at a real terminal: a bash in a pty runs sshlock-agent run as a person would.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { test } from "node:test";
 import { commandLine } from "../support/agent_command.ts";
 import { type AgentDirs, makeAgentDirs, startAgent } from "../support/agent_process.ts";
-import { childExit } from "../support/child.ts";
 import { until } from "../support/events.ts";
 import { flock } from "../support/flock.ts";
 import { descendants, readArgv, readStat } from "../support/processes.ts";
 import { lockPath } from "../support/shell_lock.ts";
-
-const PTY = "import pty, sys; pty.spawn(sys.argv[1:])";
-const SHELL = ["bash", "--norc", "--noprofile", "-i"];
-
-/** An interactive shell with a terminal of its own. */
-function startShell() {
-  const env = { ...process.env, TERM: "dumb", HISTFILE: "" };
-  const child = spawn("python3", ["-c", PTY, ...SHELL], {
-    env,
-    stdio: ["pipe", "pipe", "inherit"],
-  });
-  const exit = childExit(child);
-  let text = "";
-  let seen = 0;
-  child.stdout.setEncoding("utf8").on("data", (chunk: string) => text += chunk);
-  child.stdin.on("error", () => {});
-  return {
-    pid: child.pid as number,
-    type: (keys: string) => void child.stdin.write(keys),
-    /** Waits for text that comes after what was waited for last. */
-    async shows(pattern: RegExp): Promise<void> {
-      await until(() => {
-        const match = pattern.exec(text.slice(seen));
-        if (match === null) return false;
-        seen += match.index + match[0].length;
-        return true;
-      }, { what: `${pattern} on the terminal` }).catch((error: Error) => {
-        throw new Error(`${error.message}; it shows: ${JSON.stringify(text.slice(seen))}`);
-      });
-    },
-    async [Symbol.asyncDispose]() {
-      for (const { pid } of [...descendants(child.pid as number)].reverse()) kill(pid);
-      child.kill("SIGKILL");
-      await exit;
-    },
-  };
-}
-
-function kill(pid: number): void {
-  try {
-    process.kill(pid, "SIGKILL");
-  } catch {
-    // It has ended meanwhile.
-  }
-}
+import { startShell } from "../support/terminal.ts";
 
 /** A command line for the shell; no word of it has a quote. */
 function line(dirs: AgentDirs, args: string[]): string {
@@ -79,10 +33,7 @@ for (const withAgent of [true, false]) {
     await using made = await makeAgentDirs();
     await using _agent = withAgent ? await startAgent({ dirs: made.dirs }) : undefined;
     const { dirs } = made;
-    await using shell = startShell();
-    // Not all of it in one piece: what is typed is shown as well.
-    shell.type("PS1=re''ady'> '\n");
-    await shell.shows(/ready> /);
+    await using shell = await startShell();
 
     shell.type(`${line(dirs, ["x", "sh", "-c", "echo up; cat; echo over"])}\n`);
     await shell.shows(/\r\nup\r\n/);

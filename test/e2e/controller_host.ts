@@ -25,6 +25,8 @@ export interface HostOptions extends Partial<PrivateSshdOptions> {
   agent?: boolean;
   /** Folders that outlive the agent. */
   dirs?: AgentDirs;
+  /** Further arguments of its `serve`. */
+  agentArgs?: string[];
 }
 
 /** A private sshd, an agent that it can reach, and folders of their own. */
@@ -46,9 +48,10 @@ export async function startHost(options: HostOptions = {}): Promise<Host> {
   wayMemory.clear();
   const dir = await makeTempDir();
   const locks = await makeLockDir();
-  const agent = options.agent === false
-    ? undefined
-    : await startAgent(options.dirs === undefined ? {} : { dirs: options.dirs });
+  const agent = options.agent === false ? undefined : await startAgent({
+    ...(options.dirs === undefined ? {} : { dirs: options.dirs }),
+    args: options.agentArgs ?? [],
+  });
   const bin = join(dir.path, "bin");
   mkdirSync(bin);
   chmodSync(dir.path, 0o755);
