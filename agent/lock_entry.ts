@@ -18,6 +18,8 @@ export interface LockEntry {
   readonly queue: PendingClaim[];
   /** The claim that is tried. */
   attempt: PendingClaim | undefined;
+  /** Killed holders that are being replaced: each of the new ones may take the lock until it is done. */
+  replacements: number;
   /** Looks who holds it where that is none of ours. */
   look: NextRun<HolderFacts[]> | undefined;
 }
@@ -28,7 +30,7 @@ export interface LockEntry {
  * @param name The lock.
  */
 export function emptyEntry(name: string): LockEntry {
-  return { name, ownerships: [], queue: [], attempt: undefined, look: undefined };
+  return { name, ownerships: [], queue: [], attempt: undefined, replacements: 0, look: undefined };
 }
 
 /**

@@ -11,9 +11,10 @@
  *    overtakes one that waits, and at most one of our holders waits in the kernel's queue. Only one
  *    that may take the lock over by force goes before those that can just wait (`enqueue`).
  * 4. The next try starts only when the last one's holder can no longer take the lock (`claimInKernel`
- *    waits for its end), so we never contend with what we gave up ourselves.
+ *    waits for its end), nor one that was to replace a killed holder (`#replaceHolder`): so we never
+ *    contend with what we gave up ourselves.
  * 5. A claim is settled once: granted, or refused with the first cause (`PendingClaim.settle`).
- * 6. A lock with no ownerships and no claims has no entry (`#pump`).
+ * 6. A lock with no ownerships, no claims and no holder on its way has no entry (`#pump`).
  * 7. An ownership ends with the last of its grants; the grant of a session that ends stays until the
  *    session's processes are cleared away (`beginEnd`, `finishEnd`), and nobody joins it meanwhile.
  * 8. A parked ownership has no grants, and only its owner gets it (`#park`, `#unpark`): the kernel's
@@ -452,9 +453,10 @@ export class LockTable {
       if (isBlocked && claim !== entry.attempt) void this.#refuse(entry, claim);
     }
     const [first] = entry.queue;
-    const mayStart = first !== undefined && !waitsForCleanUp(entry, first);
+    const mayStart = first !== undefined && !waitsForCleanUp(entry, first) &&
+      entry.replacements === 0;
     if (entry.attempt === undefined && mayStart) this.#start(entry);
-    const isEmpty = entry.ownerships.length + entry.queue.length === 0 &&
+    const isEmpty = entry.ownerships.length + entry.queue.length + entry.replacements === 0 &&
       entry.attempt === undefined;
     if (isEmpty && this.#entries.get(entry.name) === entry) this.#entries.delete(entry.name);
   }
@@ -755,10 +757,20 @@ export class LockTable {
 
   /** Starts a new holder for a lock whose holder was killed; our descriptor has kept it meanwhile. */
   async #replaceHolder(entry: LockEntry, ownership: Ownership): Promise<void> {
+    if (isOver(ownership)) return;
+    this.#parts.log("holder-died", eventFacts(partsOf(ownership)[0]!));
+    entry.replacements++;
+    try {
+      await this.#startNewHolder(entry, ownership);
+    } finally {
+      entry.replacements--;
+      this.#pump(entry);
+    }
+  }
+
+  async #startNewHolder(entry: LockEntry, ownership: Ownership): Promise<void> {
     const { pool, log, outlivesAgent } = this.#parts;
     const { name, shared, file } = ownership;
-    if (isOver(ownership)) return;
-    log("holder-died", eventFacts(partsOf(ownership)[0]!));
     const order = { name, shared, wait: false, tied: !outlivesAgent };
     for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !isOver(ownership); tries++) {
       const { holder, outcome } = await pool.lock(order, file.fd, {
@@ -777,6 +789,7 @@ export class LockTable {
         return pool.refill();
       }
       holder.kill();
+      await holder.ended;
       if (!isOver(ownership)) await pause(HOLDER_RESTART_PAUSE_MS);
     }
     const detail = "its holder was killed and none could be started";

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, existsSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { buildAgent } from "../support/agent_build.ts";
+import { buildAgent, withAgent } from "../support/agent_build.ts";
 import {
   agentCommand,
   type AgentDirs,
@@ -207,15 +207,4 @@ async function greet(agent: AgentProcess, owner: string) {
   const client = await connectRpc(agent.dirs.socket);
   const { session } = await client.request("hello", hello(owner));
   return { client, secret: (session as { secret: string }).secret };
-}
-
-async function withAgent(argv: string[], act: () => Promise<void>): Promise<void> {
-  const before = process.env.SSHLOCK_TEST_AGENT;
-  process.env.SSHLOCK_TEST_AGENT = JSON.stringify(argv);
-  try {
-    await act();
-  } finally {
-    if (before === undefined) delete process.env.SSHLOCK_TEST_AGENT;
-    else process.env.SSHLOCK_TEST_AGENT = before;
-  }
 }

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { test } from "node:test";
+import { buildAgent, withAgent } from "../support/agent_build.ts";
 import { startAgent } from "../support/agent_process.ts";
 import { childExit, eachLine } from "../support/child.ts";
-import { EventLog } from "../support/events.ts";
+import { EventLog, until } from "../support/events.ts";
 import { flock } from "../support/flock.ts";
-import { descendants, isAlive, readArgv, signalPid } from "../support/processes.ts";
+import { descendants, freeze, isAlive, readArgv, signalPid } from "../support/processes.ts";
 import { requires } from "../support/requires.ts";
 import { lockPath } from "../support/shell_lock.ts";
 
@@ -53,6 +54,34 @@ test("shared holders are replaced too, and go on sharing", async () => {
   assert.equal((await flock(lockPath(agent.dirs.lockDir, "db"))).kind, "contended");
 });
 
+test("a lock that is released while its holder is being replaced is free for the next claim", async () => {
+  // As slow as the kernel may be on a busy host.
+  const argv = await buildAgent({
+    name: "slow-kill",
+    patches: [{
+      file: "agent/holder.ts",
+      find: `    if (this.#isAlive) this.#child.kill("SIGKILL");`,
+      replace: `    if (this.#isAlive) setTimeout(() => this.#child.kill("SIGKILL"), 500);`,
+    }],
+  });
+  await withAgent(argv, async () => {
+    await using agent = await startAgent();
+    await using client = await agent.client("a");
+    await using next = await agent.client("b");
+    const { holderPid } = await client.request("claim", { name: "deploy" });
+    const [spare] = await until(() => sparesOf(agent.pid).length === 1 && sparesOf(agent.pid));
+    await freeze(spare!);
+    signalPid(holderPid as number, "SIGKILL");
+    await agent.events.waitFor(({ event }) => event === "holder-died");
+    await client.request("release", { name: "deploy" });
+    signalPid(spare!, "SIGCONT");
+    await until(async () => !isAlive(spare!) || await isLocked(agent.dirs.lockDir), {
+      what: "a lock that the new holder takes",
+    });
+    await next.request("claim", { name: "deploy" });
+  });
+});
+
 test("a lock outlives its agent's SIGKILL, and is free once its holder is killed as well", {
   skip: requires("python3"),
 }, async (t) => {
@@ -80,6 +109,12 @@ test("a killed spare costs no claim", async () => {
     await client.request("release", { name: "deploy" });
   }
 });
+
+async function isLocked(lockDir: string): Promise<boolean> {
+  const outcome = await flock(lockPath(lockDir, "deploy"));
+  if (outcome.kind === "held") await outcome.holder.end();
+  return outcome.kind !== "held";
+}
 
 function sparesOf(agentPid: number): number[] {
   return descendants(agentPid).map(({ pid }) => pid)

@@ -76,6 +76,18 @@ export async function buildAgent(options: AgentBuildOptions): Promise<string[]> 
   return engine === "deno" ? [findDeno(), "run", "-A", "--no-lock", file] : [file];
 }
 
+/** Has {@link agentCommand} name a build for as long as something goes on. */
+export async function withAgent(argv: string[], act: () => Promise<void>): Promise<void> {
+  const before = process.env.SSHLOCK_TEST_AGENT;
+  process.env.SSHLOCK_TEST_AGENT = JSON.stringify(argv);
+  try {
+    await act();
+  } finally {
+    if (before === undefined) delete process.env.SSHLOCK_TEST_AGENT;
+    else process.env.SSHLOCK_TEST_AGENT = before;
+  }
+}
+
 /** The changed sources, by path. */
 function applyPatches(patches: readonly Patch[]): Map<string, string> {
   const sources = new Map<string, string>();
