@@ -32,6 +32,7 @@ import {
   type ClaimResult,
   type ContendedFacts,
   describeHolder,
+  describeMs,
   type HolderFacts,
   type LockFacts,
   type LossReason,
@@ -961,8 +962,8 @@ function refuseLongParking(
   { maxParkMs }: Pick<AgentConfig, "maxParkMs">,
 ): void {
   if (parkMs <= maxParkMs) return;
-  const message = `Cannot claim "${name}": it cannot be reserved for ${parkMs} ms, ` +
-    `the most on this host is ${maxParkMs} ms`;
+  const message = `Cannot claim "${name}": on this host it cannot be reserved for longer than ` +
+    describeMs(maxParkMs);
   throw new WireError("limit", message, { limit: "parkMs", max: maxParkMs });
 }
 

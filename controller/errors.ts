@@ -139,9 +139,9 @@ export class LockContendedError extends Error {
    * @param options The cause.
    */
   constructor(host: string, facts: ContendedFacts, options?: ErrorOptions) {
-    const waited = facts.waitedMs > 0 ? `, waited ${describeMs(facts.waitedMs)}` : "";
+    const waited = facts.waitedMs > 0 ? ` after ${describeMs(facts.waitedMs)}` : "";
     super(
-      `Cannot claim "${facts.name}" on ${host}: ${describeHolder(facts.holder)}${waited}`,
+      `Cannot claim "${facts.name}" on ${host}${waited}: ${describeHolder(facts.holder)}`,
       options,
     );
     this.host = host;

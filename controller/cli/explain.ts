@@ -35,8 +35,8 @@ export function explain(error: unknown, subcommand: string | undefined): Explana
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof LockContendedError) {
     const hint = error.waitedMs > 0
-      ? "wait longer with -w, or ask whoever has it"
-      : "wait for it with -w 30s";
+      ? "wait longer with -w, or ask for it with --takeover REASON"
+      : "wait for it with -w 30s, or ask for it with --takeover REASON";
     return { message, hint, exitCode: EXIT.contended };
   }
   if (error instanceof LockLostError) {

@@ -62,8 +62,6 @@ function printLock(lock: Lock, host: string, json: boolean): void {
   const what = token === undefined ? "" : `token ${token}, `;
   const waited = waitedMs < 1_000 ? "" : ` after ${describeMs(waitedMs)}`;
   printLine(`${name} on ${host}: ${what}holder ${holderPid}${waited}`);
-  if (takenFrom.length > 0) printNote(`taken over from ${takenFrom.join(", ")}`);
-  if (unparked) printNote("it had stayed reserved for you");
   for (const sentence of reduced) printNote(`by the shell protocol: ${sentence}`);
   printNote("held until ^C");
 }

@@ -81,14 +81,14 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
 }
 
 /**
- * Claims the lock, and says so where it has to be waited for.
+ * Claims the lock; says so where it has to be waited for, and where it was not simply free.
  *
  * @param session The session.
  * @param args What was written.
  * @param waitMs How long to wait, in milliseconds; `undefined`: as long as a takeover takes.
  * @param signal Gives up.
  */
-export function claim(
+export async function claim(
   session: Session,
   args: ClaimArguments & { name: string },
   waitMs: number | undefined,
@@ -97,7 +97,7 @@ export function claim(
   const { name, shared, why } = args;
   const rest = takeoverOptionsOf(args);
   let hasSaid = false;
-  return session.claim(name, {
+  const lock = await session.claim(name, {
     waitMs,
     shared,
     purpose: why,
@@ -110,9 +110,13 @@ export function claim(
     onQueued: ({ holder }) => {
       if (hasSaid) return;
       hasSaid = true;
-      printNote(`waiting for "${name}" on ${session.host}: ${describeHolder(holder)}`);
+      const what = rest.takeover === undefined ? "waiting" : "asking";
+      printNote(`${what} for "${name}" on ${session.host}: ${describeHolder(holder)}`);
     },
   });
+  if (lock.takenFrom.length > 0) printNote(`taken over from ${lock.takenFrom.join(", ")}`);
+  if (lock.unparked) printNote(`"${name}" had stayed reserved for you`);
+  return lock;
 }
 
 /** As sshlock-agent run does it on the host itself: the command can fence what it writes elsewhere. */

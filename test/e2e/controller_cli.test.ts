@@ -79,7 +79,7 @@ function normalise(text: string): string {
     .replace(new RegExp(`\\b${hostname()}\\b`, "g"), "MACHINE")
     .replace(/uid \d+/g, "uid UID")
     .replace(/\bfor \d+ (ms|s)\b/g, "for TIME")
-    .replace(/waited \d+ (ms|s)\b/g, "waited TIME")
+    .replace(/\bafter \d+ (ms|s)\b/g, "after TIME")
     .replace(/\b1[0-9]{12}\b/g, "TOKEN")
     .replace(/holder \d+/g, "holder PID")
     .replace(/"(holderPid|peerPid|uid|since|heldMs|lastHeardMs|waitedMs)":\d+/g, '"$1":N')
