@@ -14,6 +14,8 @@ import { type Host, startHost } from "./controller_host.ts";
 
 const CLI = "./dist/sshlock";
 const skip = whyNoSshd() ?? whyNoAgent() ?? requires(CLI);
+// A command line takes seconds to connect on a busy machine.
+const LOADED = { deadlineMs: 60_000 };
 let host: Host;
 
 before(async () => {
@@ -63,7 +65,7 @@ function normalise(lines: string[]): string[] {
 
 test("sshlock run --takeover: both sides say who, why and until when", { skip }, async () => {
   await using mine = start("run", ["--owner", "me/1"], ["x", "--", ...STAY]);
-  await mine.out.waitFor((line) => line === "up");
+  await mine.out.waitFor((line) => line === "up", LOADED);
   await using taker = start("run", TAKE, ["x", "--", "echo", "mine"]);
   const [taken, lost] = [await taker.end(), await mine.end()];
   assert.deepEqual([taken.code, taken.out, normalise(taken.err)], [0, ["mine"], [
@@ -79,9 +81,9 @@ test("sshlock run --takeover: both sides say who, why and until when", { skip },
 
 test("sshlock hold that is taken over loses no command, and says so", { skip }, async () => {
   await using mine = start("hold", ["--owner", "me/1"], ["y"]);
-  await mine.err.waitFor((line) => line.includes("until ^C"));
+  await mine.err.waitFor((line) => line.includes("until ^C"), LOADED);
   await using taker = start("hold", TAKE, ["y"]);
-  await taker.err.waitFor((line) => line === "sshlock: taken over from me/1");
+  await taker.err.waitFor((line) => line === "sshlock: taken over from me/1", LOADED);
   const { code, err } = await mine.end();
   assert.equal(code, 93);
   assert.equal(err.at(-1), "hint: what you did last on the host was not protected by the lock");
@@ -89,7 +91,7 @@ test("sshlock hold that is taken over loses no command, and says so", { skip }, 
 
 test("a takeover with a wait of its own ends with that", { skip }, async () => {
   await using mine = start("hold", ["--owner", "me/1"], ["z"]);
-  await mine.err.waitFor((line) => line.includes("until ^C"));
+  await mine.err.waitFor((line) => line.includes("until ^C"), LOADED);
   const asking = ["--owner", "you/2", "-w", "1s", "--takeover", "hurry"];
   await using taker = start("run", asking, ["z", "--", "true"]);
   const { code, err } = await taker.end();
@@ -109,7 +111,7 @@ test("sshlock run --park: others are told for how long, and its owner has it bac
   skip,
 }, async () => {
   await using mine = start("run", ["--owner", "me/1", "--park", "9m"], ["p", "--", ...STAY]);
-  await mine.out.waitFor((line) => line === "up");
+  await mine.out.waitFor((line) => line === "up", LOADED);
   signalPid(mine.pid, "SIGKILL");
   await mine.exit;
   await host.agent!.events.waitFor(({ event, name }) => event === "lock-parked" && name === "p", {
