@@ -19,7 +19,6 @@ import { readFileSync, statSync } from "node:fs";
 import { basename } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import process from "node:process";
-import { readKernelLocks } from "./kernel_locks.ts";
 import type { Log } from "./log.ts";
 import { isAlive, listDescriptors, listPids, type ProcessId, readStat } from "./proc.ts";
 import { AlreadyRunningError, runFileText } from "./run_file.ts";
@@ -36,6 +35,9 @@ const DEATH_MS = 30_000;
 
 /** What a holder is called: a host may have thousands of them. */
 const HOLDER_COMM = "session-lock-";
+
+/** Parent of all threads of the kernel, which have no descriptors. */
+const KTHREADD_PID = 2;
 
 /** Pause between two looks whether it lives, in milliseconds. */
 const LOOK_MS = 5;
@@ -59,26 +61,23 @@ export async function endOlderGenerations(runFile: string, log: Log): Promise<vo
   }
 }
 
+/**
+ * All processes are looked at, not only those that /proc/locks names. The kernel gives that table out
+ * a page at a time, by the line's number: while other locks come and go, a line may be left out, and
+ * with it the older generation. A list of /proc goes by pid, and leaves out nobody who lives all the time.
+ */
 function findOlderGenerations(runFile: string): ProcessId[] {
   const name = basename(runFile);
-  return [...new Set(pidsWithLocks())].flatMap((pid) => {
+  return listPids().flatMap((pid) => {
     const stat = pid === process.pid ? undefined : readStat(pid);
-    if (stat === undefined || stat.comm.startsWith(HOLDER_COMM)) return [];
+    if (stat === undefined || stat.parentPid === KTHREADD_PID) return [];
+    if (stat.comm.startsWith(HOLDER_COMM)) return [];
     const isAgent = listDescriptors(pid)?.some(([fd, target]) =>
       // The name in the link is what is left of the path after an unmount; proc(5).
       target.includes(`/${name}`) && isOlderRunFile(pid, fd, runFile)
     );
     return isAgent === true ? [{ pid, startTime: stat.startTime }] : [];
   });
-}
-
-/** An agent calls flock(2) itself, so the kernel's table names it: no need to look at all processes. */
-function pidsWithLocks(): number[] {
-  try {
-    return readKernelLocks().map(({ pid }) => pid);
-  } catch {
-    return listPids();
-  }
 }
 
 function isOlderRunFile(pid: number, fd: number, runFile: string): boolean {
