@@ -30,19 +30,26 @@ export class TrackedSession {
   #secret: string;
   /** Requests that are not answered. */
   readonly #open = new Set<Promise<unknown>>();
+  readonly #heartbeat: NodeJS.Timeout;
 
-  private constructor(owner: string, client: RpcClient, secret: string) {
+  private constructor(owner: string, client: RpcClient, secret: string, silenceMs: number) {
     this.owner = owner;
     this.#client = client;
     this.#secret = secret;
+    // It goes on while the agent is stopped, so that the session cannot be said to have been silent.
+    this.#heartbeat = setInterval(() => this.#ping(), silenceMs / 5);
   }
 
-  /** Connects and says hello. The end of this session kills nobody: its root is this very process. */
-  static async open(socket: string, owner: string): Promise<TrackedSession> {
+  /**
+   * Connects and says hello. The end of this session kills nobody: its root is this very process.
+   *
+   * @param silenceMs The session's silence limit, in milliseconds; it sends pings accordingly.
+   */
+  static async open(socket: string, owner: string, silenceMs: number): Promise<TrackedSession> {
     const client = await connectRpc(socket);
-    const hello = { protocol: 1, client: "test", owner, session: "process" };
+    const hello = { protocol: 1, client: "test", owner, session: "process", silenceMs };
     const { session } = await client.request<HelloAnswer & Record<string, unknown>>("hello", hello);
-    return new TrackedSession(owner, client, session.secret);
+    return new TrackedSession(owner, client, session.secret, silenceMs);
   }
 
   /** Claims; rejects when the claim is refused, or when the agent ends before it answers. */
@@ -113,8 +120,15 @@ export class TrackedSession {
     for (const grant of locks) this.#learn(grant);
   }
 
+  #ping(): void {
+    if (this.#client.stream.writable) {
+      this.#client.send({ jsonrpc: "2.0", id: "heartbeat", method: "ping" });
+    }
+  }
+
   /** Drops the connection. */
   async close(): Promise<void> {
+    clearInterval(this.#heartbeat);
     await this.#client.destroy();
   }
 
