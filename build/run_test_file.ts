@@ -8,9 +8,20 @@ import type { TestRun } from "./test_plan.ts";
 import { parseJunit, parseRecordLines, type TestRecord } from "./test_record.ts";
 import { findBun, findDeno } from "./tools.ts";
 
-// No file of this project takes this long; a hang is told as one, within the limit of a whole run. The
-// long forms, which are no part of that, may take what a busy machine needs.
-const FILE_LIMIT_MS = process.env.SSHLOCK_TEST_SOAK === "1" ? 3_600_000 : 300_000;
+/** How files are run. */
+export type RunForm = {
+  /** A file that takes longer hangs: it is killed and has failed. */
+  readonly fileLimitMs: number;
+  /** Added to the environment of the tests. */
+  readonly env: Readonly<Record<string, string>>;
+  /** Called now and then while a file runs, with the number of its tests that have ended. */
+  readonly onProgress?: (run: TestRun, ended: number, tookMs: number) => void;
+};
+
+/** The gate's: no file takes this long in it, and a hang is told within the limit of a whole run. */
+export const SHORT_FORM: RunForm = { fileLimitMs: 300_000, env: {} };
+
+const PROGRESS_MS = 60_000;
 
 /** What one run of one file came to. */
 export type FileOutcome = {
@@ -35,18 +46,23 @@ export async function runTestFile(
   run: TestRun,
   onNode: readonly TestRecord[],
   signal: AbortSignal,
+  form: RunForm = SHORT_FORM,
 ): Promise<FileOutcome> {
   const began = performance.now();
   const folder = mkdtempSync(join(tmpdir(), "sshlock-report-"));
   const reportFile = join(folder, "report");
-  const { ending, printed } = await execute(run, reportFile, signal);
+  const progress = setInterval(() => {
+    form.onProgress?.(run, countRecords(reportFile), performance.now() - began);
+  }, PROGRESS_MS);
+  const { ending, printed } = await execute(run, reportFile, signal, form);
+  clearInterval(progress);
   const report = readReport(reportFile);
   rmSync(folder, { recursive: true });
   const { records, told } = run.runtime === "node"
     ? parseRecordLines(report)
     : { records: parseJunit(report, onNode), told: [] };
   const objections = [
-    objectTo(ending, records),
+    objectTo(ending, records, form),
     ...(run.runtime === "node" ? [] : missing(records, onNode)),
   ];
   for (const error of objections) {
@@ -57,8 +73,12 @@ export async function runTestFile(
 
 type Ending = { code: number | null; signal: string | null; timedOut: boolean };
 
-function objectTo(ending: Ending, records: readonly TestRecord[]): string | undefined {
-  if (ending.timedOut) return `It did not end within ${FILE_LIMIT_MS / 1000} s and was killed`;
+function objectTo(
+  ending: Ending,
+  records: readonly TestRecord[],
+  { fileLimitMs }: RunForm,
+): string | undefined {
+  if (ending.timedOut) return `It did not end within ${fileLimitMs / 1000} s and was killed`;
   if (ending.signal !== null) return `It was ended by ${ending.signal}`;
   if (records.length === 0) return `It ran no test (exit code ${ending.code})`;
   if (ending.code !== 0 && !records.some(({ kind }) => kind === "failed")) {
@@ -82,12 +102,13 @@ async function execute(
   run: TestRun,
   reportFile: string,
   signal: AbortSignal,
+  form: RunForm,
 ): Promise<{ ending: Ending; printed: string }> {
-  const [command, ...args] = commandLine(run, reportFile);
+  const [command, ...args] = commandLine(run, reportFile, form);
   // A process group of its own, so that a hanging test ends with all that it started.
   const child = spawn(command, args, {
     detached: true,
-    env: environment(run),
+    env: { ...environment(run), ...form.env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   const chunks: Buffer[] = [];
@@ -98,7 +119,7 @@ async function execute(
   const timer = setTimeout(() => {
     timedOut = true;
     killGroup(child.pid);
-  }, FILE_LIMIT_MS);
+  }, form.fileLimitMs);
   const onAbort = () => killGroup(child.pid);
   signal.addEventListener("abort", onAbort);
   try {
@@ -124,14 +145,18 @@ function killGroup(leader: number | undefined): void {
   }
 }
 
-function commandLine({ runtime, bundle }: TestRun, reportFile: string): [string, ...string[]] {
+function commandLine(
+  { runtime, bundle }: TestRun,
+  reportFile: string,
+  { fileLimitMs }: RunForm,
+): [string, ...string[]] {
   if (runtime === "deno") {
     const flags = ["-A", "--no-check", "--quiet", `--junit-path=${reportFile}`];
     return [findDeno(), "test", ...flags, bundle.program];
   }
   if (runtime === "bun") {
     // Bun's own limit of 5 s a test would be another one than on Node and Deno.
-    const flags = [`--timeout=${FILE_LIMIT_MS}`, "--reporter=junit"];
+    const flags = [`--timeout=${fileLimitMs}`, "--reporter=junit"];
     return [findBun(), "test", ...flags, `--reporter-outfile=${reportFile}`, `./${bundle.program}`];
   }
   return [
@@ -146,6 +171,11 @@ function commandLine({ runtime, bundle }: TestRun, reportFile: string): [string,
 function environment({ agent }: TestRun): NodeJS.ProcessEnv {
   const command = agent === undefined ? {} : { SSHLOCK_TEST_AGENT: JSON.stringify(agent.command) };
   return { ...process.env, NO_COLOR: "1", ...command };
+}
+
+/** Of a file that still runs; only on Node is its report written as it goes. */
+function countRecords(path: string): number {
+  return parseRecordLines(readReport(path)).records.length;
 }
 
 function readReport(path: string): string {

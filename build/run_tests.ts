@@ -1,6 +1,6 @@
 import { bundleTests } from "./bundle_tests.ts";
 import { complain, say } from "./output.ts";
-import { type FileOutcome, runTestFile } from "./run_test_file.ts";
+import { type FileOutcome, type RunForm, runTestFile, SHORT_FORM } from "./run_test_file.ts";
 import { planTests, type TestRun } from "./test_plan.ts";
 import { addResults, noResults, type Results } from "./test_results.ts";
 
@@ -15,15 +15,17 @@ const MINIMUM_TESTS = 200;
  *
  * @param patterns Keeps the files (with their notes, as they are printed) that match one; none: all.
  * @param signal Ends the running tests with all that they started.
+ * @param form How they are run; unless told, as in the gate.
  */
 export async function runTests(
   patterns: readonly string[],
   signal: AbortSignal,
+  form: RunForm = SHORT_FORM,
 ): Promise<Results> {
   const plan = planTests(await bundleTests(), patterns);
   const total = plan.together.length + plan.alone.length;
   say(`${total} test runs`);
-  const run: Run = { total, ended: 0, results: noResults(), onNode: new Map(), signal };
+  const run: Run = { total, ended: 0, results: noResults(), onNode: new Map(), signal, form };
   // Node first: what it ran and skipped is the measure for the other runtimes.
   await runAll(run, plan.together.filter(({ runtime }) => runtime === "node"), CONCURRENT_FILES);
   await runAll(run, plan.together.filter(({ runtime }) => runtime !== "node"), CONCURRENT_FILES);
@@ -39,6 +41,7 @@ type Run = {
   /** By file: what it came to on Node. */
   readonly onNode: Map<string, FileOutcome["records"]>;
   readonly signal: AbortSignal;
+  readonly form: RunForm;
 };
 
 async function runAll(run: Run, queue: readonly TestRun[], workers: number): Promise<void> {
@@ -47,7 +50,7 @@ async function runAll(run: Run, queue: readonly TestRun[], workers: number): Pro
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
       if (run.signal.aborted) return;
       const onNode = next.runtime === "node" ? [] : run.onNode.get(next.bundle.name) ?? [];
-      const outcome = await runTestFile(next, onNode, run.signal);
+      const outcome = await runTestFile(next, onNode, run.signal, run.form);
       if (next.runtime === "node") run.onNode.set(next.bundle.name, outcome.records);
       run.ended++;
       report(run, next, outcome);

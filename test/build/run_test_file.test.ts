@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { after, test } from "node:test";
 
-import { type FileOutcome, runTestFile } from "../../build/run_test_file.ts";
+import { type FileOutcome, type RunForm, runTestFile } from "../../build/run_test_file.ts";
 import type { TestRun } from "../../build/test_plan.ts";
 import type { TestRecord } from "../../build/test_record.ts";
 
@@ -25,12 +25,13 @@ async function runOutcome(
   runtime: TestRun["runtime"],
   text: string,
   onNode: readonly TestRecord[] = [],
+  form?: RunForm,
 ): Promise<FileOutcome> {
   const program = join(mkdtempSync(join(folder, "case-")), "case.test.mjs");
   writeFileSync(program, `import { describe, test } from "node:test";\n${text}\n`);
   const bundle = { name: "case.test.ts", program: relative(".", program), startsAgent: false };
   const run = { bundle, runtime, agent: undefined, label: `case ${runtime}` };
-  return await runTestFile(run, onNode, new AbortController().signal);
+  return await runTestFile(run, onNode, new AbortController().signal, form);
 }
 
 test("what a test tells is kept, and node's own totals are not", async () => {
@@ -105,6 +106,20 @@ test("a file killed by a signal fails", async () => {
     `test("a", () => process.kill(process.pid, "SIGKILL"));`,
   );
   assert.match(records.map((each) => each.kind === "failed" ? each.error : "").join(), /SIGKILL/);
+});
+
+test("a file that takes longer than its form allows is killed and fails", async () => {
+  const form = { fileLimitMs: 500, env: {} };
+  const text = `test("a", () => new Promise(() => setInterval(() => {}, 1_000)));`;
+  const { records } = await runOutcome("node", text, [], form);
+  const told = records.map((each) => each.kind === "failed" ? each.error : "").join();
+  assert.match(told, /did not end within 0\.5 s and was killed/);
+});
+
+test("a file gets the variables of its form", async () => {
+  const form = { fileLimitMs: 60_000, env: { SSHLOCK_TEST_SOAK: "5" } };
+  const text = `test("a", (t) => t.diagnostic(process.env.SSHLOCK_TEST_SOAK));`;
+  assert.deepEqual((await runOutcome("node", text, [], form)).told, ["5"]);
 });
 
 test("a suite whose after-hook fails fails", async () => {

@@ -11,7 +11,8 @@ import { readUsage, type Usage } from "./agent_memory.ts";
 import { startBystander } from "./bystander.ts";
 
 // Deno accepts several times more slowly; a leak of one object a connection shows in 20,000 as well.
-const COUNT = agentCommand()[0]!.endsWith("sshlock-agent") ? 100_000 : 20_000;
+const isQuick = agentCommand()[0]!.endsWith("sshlock-agent");
+const COUNT = isQuick || process.env.SSHLOCK_TEST_SOAK === "1" ? 100_000 : 20_000;
 
 // So many before the first measurement: the runtimes compile, and grow their heaps to a working size.
 const WARM_UP = Math.max(10_000, COUNT / 5);

@@ -2,7 +2,7 @@
  * The long form of the history test: runs of two minutes, one after the other, each with a seed of
  * its own, until the time is over or something is found.
  *
- * `npm run test:soak -- --minutes N --seed S`; by default 10 minutes and a random seed.
+ * `npm run test:soak -- history --minutes N --seed S`; by default 10 minutes and a random seed.
  */
 import { randomInt } from "node:crypto";
 import { parseArgs } from "node:util";
