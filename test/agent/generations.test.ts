@@ -30,7 +30,7 @@ test("an agent that was stopped for longer than the silence limit has ended nobo
   await client.request("hello", { ...hello("a"), silenceMs: STOPPED_MS / 2 });
   const { token } = await client.request("claim", { name: "deploy" });
   await freeze(agent.pid);
-  const asked = client.request("status", { name: "deploy" });
+  const asked = client.request("status", { name: "deploy" }, STOPPED_MS + 60_000);
   await new Promise((resolve) => setTimeout(resolve, STOPPED_MS));
   signalPid(agent.pid, "SIGCONT");
   const { locks } = await asked as { locks: { holders: { token: number; state: string }[] }[] };

@@ -26,7 +26,7 @@ export interface AgentOptions {
   env?: Record<string, string>;
   /** A program with arguments that starts it in its own place: `["nsenter", "--net=…"]`. It must exec. */
   prefix?: string[];
-  /** Against hanging until it accepts, in milliseconds; 10,000 unless told. */
+  /** Against hanging until it accepts, in milliseconds; 60,000 unless told: Deno reads much first. */
   deadlineMs?: number;
   /** The holder's program; the built one for this machine unless told. */
   holder?: string;
@@ -157,7 +157,7 @@ async function untilAccepting(
   socket: string,
   exit: Promise<ChildExit>,
   events: EventLog<Record<string, unknown>>,
-  deadlineMs?: number,
+  deadlineMs = 60_000,
 ): Promise<void> {
   let ended: string | undefined;
   exit.then(
