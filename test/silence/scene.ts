@@ -18,7 +18,7 @@ export const CONNECT_OPTIONS = USES_DEFAULTS ? {} : { silenceMs: 3_000 };
 export const SILENCE_MS = CONNECT_OPTIONS.silenceMs ?? 15_000;
 
 /** What guards a wait against hanging; it decides nothing. */
-export const PATIENCE = { deadlineMs: 90_000 };
+export const PATIENCE = { deadlineMs: 240_000 };
 
 /** What a controller has said. */
 export interface Said {
@@ -68,7 +68,7 @@ export async function playScene(link?: Link): Promise<Scene> {
   const dir = await makeTempDir("silence");
   chmodSync(dir.path, 0o755);
   const prefix = link?.onHost ?? [];
-  const agent = await startAgent({ prefix });
+  const agent = await startAgent({ prefix, ...PATIENCE });
   const address = link === undefined ? {} : { address: link.hostAddress };
   const sshd = await startPrivateSshd({ dir: dir.path, prefix, ...address });
   const traceFile = join(dir.path, "acted");

@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, test } from "node:test";
-import { agentCommand, dirArgs, startAgent } from "../support/agent_process.ts";
+import { agentCommand, type AgentProcess, dirArgs, startAgent } from "../support/agent_process.ts";
 import { until, within } from "../support/events.ts";
 import { startPrivateSshd } from "../support/private_sshd.ts";
 import { freeze, isAlive, killAndConfirm, signalPid } from "../support/processes.ts";
 import { requires } from "../support/requires.ts";
-import { connectRpc, RpcError } from "../support/rpc_client.ts";
+import { connectRpc, type RpcClient, RpcError } from "../support/rpc_client.ts";
 import { openBridged } from "../support/ssh_session.ts";
 import { makeTempDir } from "../support/temp_dir.ts";
 import { type Direction, makeLink, whyNoLink } from "./link.ts";
@@ -86,7 +86,7 @@ describe("a silent session ends before the next is granted:", { concurrency: tru
 
   test("its secret resumes nothing afterwards", { skip }, async () => {
     await using dir = await makeTempDir("silence");
-    await using agent = await startAgent();
+    await using agent = await startAgent(PATIENCE);
     await using sshd = await startPrivateSshd({ dir: dir.path });
     const bridge = agentCommand().map((word) => word.startsWith("dist/") ? resolve(word) : word);
     const first = openBridged(sshd, "", [...bridge, "bridge", ...dirArgs(agent.dirs)]);
@@ -97,8 +97,8 @@ describe("a silent session ends before the next is granted:", { concurrency: tru
     await first.client.request("claim", { name: "x" });
     const sessionPids = sshd.sessions().map(({ pid }) => pid);
     await freeze(first.pid);
-    await using next = await agent.client("next");
-    await next.request("claim", { name: "x", waitMs: PATIENCE.deadlineMs });
+    await using next = await connectNext(agent);
+    await claimNext(next);
     assert.deepEqual(sessionPids.filter(isAlive), []);
     await next.request("release", { name: "x" });
     await using other = await connectRpc(agent.dirs.socket);
@@ -118,13 +118,8 @@ async function watchHandover(
 ): Promise<Timeline> {
   assert.deepEqual(controller.left.filter((pid) => !isAlive(pid)), [], "what it left runs");
   assert.ok(sessionPids.length > 0, "its sshd runs");
-  await using next = await connectRpc(agent.dirs.socket);
-  // It sends no pings while it waits.
-  await next.request("hello", { protocol: 1, owner: "next", silenceMs: 0 });
-  const claim = next.request("claim", {
-    name: "x",
-    waitMs: PATIENCE.deadlineMs,
-  }, PATIENCE.deadlineMs);
+  await using next = await connectNext(agent);
+  const claim = claimNext(next);
   await next.notification("queued");
   await breakIt();
   const brokenAt = nowMs();
@@ -136,6 +131,18 @@ async function watchHandover(
   await next.request("release", { name: "x" });
   const ending = await agent.events.waitFor(({ event }) => event === "session-ending", PATIENCE);
   return { brokenAt, endedAt: monotonicOf(ending), cause: ending.reason, grantedAt };
+}
+
+/** Who waits for the lock; it sends no pings meanwhile. */
+async function connectNext(agent: AgentProcess): Promise<RpcClient> {
+  const next = await connectRpc(agent.dirs.socket);
+  await next.request("hello", { protocol: 1, owner: "next", silenceMs: 0 });
+  return next;
+}
+
+function claimNext(next: RpcClient): Promise<unknown> {
+  const { deadlineMs } = PATIENCE;
+  return next.request("claim", { name: "x", waitMs: deadlineMs }, deadlineMs);
 }
 
 /** The agent's clock is the wall's, to the millisecond: the earliest that it can have been. */
