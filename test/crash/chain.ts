@@ -183,8 +183,7 @@ export class Chain implements AsyncDisposable {
     try {
       await this.#crashAndCheck();
     } catch (error) {
-      if (error instanceof Error) error.message += this.#logs();
-      throw error;
+      throw new Error(`A round failed${this.#logs()}`, { cause: error });
     }
   }
 

@@ -2,7 +2,7 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { Duplex } from "node:stream";
 import { promisify } from "node:util";
 import { childExit } from "../support/child.ts";
-import { isAlive, killAndConfirm } from "../support/processes.ts";
+import { isAlive, killAndConfirm, type ProcessStat, readStat } from "../support/processes.ts";
 import { RpcClient } from "../support/rpc_client.ts";
 
 const run = promisify(execFile);
@@ -14,9 +14,10 @@ export const MORTAL = "mortal";
 export class MortalSession implements AsyncDisposable {
   readonly token: number;
   readonly #relay: ChildProcess;
-  readonly #leftover: number;
+  /** A busy machine may give its pid to another within a minute. */
+  readonly #leftover: ProcessStat | undefined;
 
-  private constructor(relay: ChildProcess, token: number, leftover: number) {
+  private constructor(relay: ChildProcess, token: number, leftover: ProcessStat | undefined) {
     this.#relay = relay;
     this.token = token;
     this.#leftover = leftover;
@@ -40,12 +41,13 @@ export class MortalSession implements AsyncDisposable {
     // Not below this process, which may itself run under an sshd: the shell's end gives it to init.
     const script = `SSHLOCK_SESSION=${session.id} sleep 1000 >/dev/null 2>&1 </dev/null & echo $!`;
     const { stdout } = await run("sh", ["-c", script]);
-    return new MortalSession(relay, token as number, Number(stdout));
+    return new MortalSession(relay, token as number, readStat(Number(stdout)));
   }
 
   /** Whether the process that it has left behind lives. */
   get hasLeftover(): boolean {
-    return isAlive(this.#leftover);
+    const { pid, startTicks } = this.#leftover ?? { pid: 0, startTicks: 0 };
+    return isAlive(pid) && readStat(pid)?.startTicks === startTicks;
   }
 
   /** Kills the root. */
@@ -57,6 +59,6 @@ export class MortalSession implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#relay.kill("SIGKILL");
-    await killAndConfirm(this.#leftover);
+    if (this.hasLeftover) await killAndConfirm(this.#leftover?.pid as number);
   }
 }
