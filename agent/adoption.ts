@@ -53,7 +53,8 @@ export interface AdoptionParts {
 
 /**
  * Takes over all locks that records explain. Their sessions are detached: those whose root lives
- * have their silence limit to resume, the others end as if they had ended just now.
+ * have their silence limit to resume; the others end as if they had ended just now, and those that
+ * the predecessor was ending are ended.
  *
  * Holders that no record explains are logged, never ended.
  *
@@ -82,7 +83,7 @@ export function adoptLocks(parts: AdoptionParts): void {
   for (const session of new Set(parts.sessions.sessions.values())) {
     // Nobody could be heard so far, and on a busy host thousands of locks take a while.
     session.lastHeardAt = performance.now();
-    session.awaitResume("the agent has started anew");
+    session.takeUp("the agent has started anew");
   }
 }
 

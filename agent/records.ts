@@ -21,6 +21,7 @@ import { isLockName } from "../protocol/lock_name.ts";
 import type { EndPolicy } from "./clean_up.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { SessionMarks } from "./leftovers.ts";
+import type { EndCause } from "./ownership.ts";
 import type { Peer } from "./peer.ts";
 import { type ProcessId, readStat } from "./proc.ts";
 import type { SessionKind } from "./session_root.ts";
@@ -39,6 +40,8 @@ export interface SessionRecord {
   marks: SessionMarks;
   /** Its silence limit, in milliseconds; 0 for none. */
   silenceMs: number;
+  /** Why it is being ended; absent while it is not. */
+  ending?: EndCause;
 }
 
 /** What is recorded of a session's part in a lock. */
@@ -251,8 +254,14 @@ function isGrant(value: unknown): value is GrantRecord {
     Number.isSafeInteger(session.peer?.pid) && Number.isSafeInteger(session.peer.uid) &&
     (session.kind === "ssh" || session.kind === "process") && isProcessId(session.marks?.root) &&
     Number.isSafeInteger(session.marks.uid) && Number.isFinite(session.silenceMs) &&
+    (session.ending === undefined || isEndCause(session.ending)) &&
     (onEnd === "kill" || onEnd === "drain" || onEnd === "leave") && Number.isFinite(graceMs) &&
     Number.isFinite(parkMs);
+}
+
+function isEndCause(value: unknown): value is EndCause {
+  const cause = value as EndCause | null;
+  return typeof cause?.reason === "string" && typeof cause.detail === "string";
 }
 
 function isProcessId(value: unknown): value is ProcessId {

@@ -103,6 +103,8 @@ export class Session implements Claimant, Listened {
   #isIdentified: boolean;
   /** On the monotonic clock, in milliseconds. */
   #endingSince = Infinity;
+  /** Why it is being ended: by this agent, or by a predecessor that did not finish. */
+  #ending: EndCause | undefined;
   #stopWatchingRoot: (() => void) | undefined;
 
   private constructor(
@@ -120,6 +122,7 @@ export class Session implements Claimant, Listened {
     this.#secretHash = record.secretHash;
     this.#marks = record.marks;
     this.#outlet = outlet;
+    this.#ending = record.ending;
     // What a local program started is known by ancestry while it lives, and by the session's id after.
     this.#isIdentified = record.kind === "process";
   }
@@ -221,7 +224,8 @@ export class Session implements Claimant, Listened {
   get record(): SessionRecord {
     const { id, peer, kind } = this;
     const [secretHash, silenceMs] = [this.#secretHash, this.#silenceMs];
-    return { id, secretHash, peer, kind, marks: this.#marks, silenceMs };
+    const ending = this.#ending === undefined ? {} : { ending: this.#ending };
+    return { id, secretHash, peer, kind, marks: this.#marks, silenceMs, ...ending };
   }
 
   /** What its processes are known by. */
@@ -245,25 +249,30 @@ export class Session implements Claimant, Listened {
   }
 
   /**
-   * Finds out what its processes can be known by. It reads /proc, so it is done after the first
-   * answer; until it succeeds it is tried again at each heartbeat.
+   * Finds out what its processes can be known by. Until it succeeds it is tried again at each
+   * heartbeat.
    *
    * @param why `isAsked`: also where the session has and wants no lock, because its processes were asked for.
    */
   identify({ isAsked = false } = {}): void {
     if (this.#isIdentified || !(isAsked || this.#parts.table.concerns(this))) return;
+    // Each of its locks has a record, and one that stays unknown is looked at again and again.
+    if (this.#learnMarks()) this.#parts.table.recordOf(this);
+  }
+
+  /** Whether more is known by now. */
+  #learnMarks(): boolean {
     const known = this.#marks;
     const { marks, clientAddress } = identifySshSession(this.peer, known.root);
     // What was read of a process that has ended is nothing, or that of whoever has its pid now.
     const { pid, startTime = 0 } = this.peer;
     const isRootRead = isAlive(known.root);
-    if (!isRootRead && !isAlive({ pid, startTime })) return;
+    if (!isRootRead && !isAlive({ pid, startTime })) return false;
     this.clientAddress ??= clientAddress;
     this.#isIdentified = marks.variable !== undefined;
     const before = JSON.stringify(known);
     this.#marks = { ...isRootRead ? marks : known, variable: marks.variable ?? known.variable };
-    // Each of its locks has a record, and one that stays unknown is looked at again and again.
-    if (JSON.stringify(this.#marks) !== before) this.#parts.table.recordOf(this);
+    return JSON.stringify(this.#marks) !== before;
   }
 
   /** A session's silence means something only while it has or wants a lock. */
@@ -272,12 +281,15 @@ export class Session implements Claimant, Listened {
     if (this.silenceMs > 0) this.#parts.silence.add(this);
   }
 
-  /** Called before a grant is recorded: from then on another connection may resume the session. */
+  /**
+   * Called before a grant is recorded: from then on another connection may resume the session. What
+   * it starts under the lock must be found whenever its root or this process is gone from now on.
+   */
   onGranted(): void {
     this.#parts.sessions.set(this.#secretHash, this);
     if (this.kind === "process") {
       this.#marks = { ...this.#marks, variable: { name: SESSION_VARIABLE, value: this.id } };
-    }
+    } else if (!this.#isIdentified) this.#learnMarks();
   }
 
   /** Called when it has and wants nothing any longer. */
@@ -326,6 +338,18 @@ export class Session implements Claimant, Listened {
   }
 
   /**
+   * Called when all locks of a predecessor have been adopted, before anybody can connect. What that
+   * one was ending is ended, so nobody resumes or joins it, and so is what ended meanwhile.
+   *
+   * @param detail Why it has no connection.
+   */
+  takeUp(detail: string): void {
+    if (this.#ending !== undefined) return this.end(this.#ending);
+    this.awaitResume(detail);
+    if (!isAlive(this.#marks.root)) this.#endWithRoot();
+  }
+
+  /**
    * From now on it has its silence limit to come back with another connection, as long as its root
    * lives.
    *
@@ -344,9 +368,11 @@ export class Session implements Claimant, Listened {
   /** Ends the session as soon as its root is gone, for as long as it has no connection. */
   #watchRoot(): void {
     this.#stopWatchingRoot?.();
-    this.#stopWatchingRoot = this.#parts.roots.add(this.#marks.root, () => {
-      this.end({ reason: "session-ended", detail: "the SSH session has ended" });
-    });
+    this.#stopWatchingRoot = this.#parts.roots.add(this.#marks.root, () => this.#endWithRoot());
+  }
+
+  #endWithRoot(): void {
+    this.end({ reason: "session-ended", detail: "the SSH session has ended" });
   }
 
   /**
@@ -355,7 +381,7 @@ export class Session implements Claimant, Listened {
    */
   checkRoot(): void {
     if (this.kind !== "ssh" || isAlive(this.#marks.root)) return;
-    this.end({ reason: "session-ended", detail: "the SSH session has ended" });
+    this.#endWithRoot();
   }
 
   endForSilence(): void {
@@ -373,6 +399,7 @@ export class Session implements Claimant, Listened {
     if (this.state === "ending") return;
     this.state = "ending";
     this.#endingSince = performance.now();
+    this.#ending = cause;
     this.#stopWatchingRoot?.();
     void this.#end(cause);
   }
@@ -380,6 +407,8 @@ export class Session implements Claimant, Listened {
   async #end(cause: EndCause): Promise<void> {
     const { table, log } = this.#parts;
     this.identify();
+    // Before anybody is told: an end that was begun is finished, by the next agent if need be.
+    table.recordOf(this);
     log("session-ending", this.#facts({ ...cause }));
     crashPoint("end.begun");
     const { policies: [policy, ...others], graceMs } = table.beginEnd(this, cause);
