@@ -6,6 +6,7 @@
  */
 
 import {
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -150,15 +151,25 @@ export class Records {
     // The writer's own, so that what a dead one has left can be told from one that is being written.
     const draft = `${path}.${process.pid}.new`;
     try {
+      this.#writeDraft(draft, text);
+      crashPoint("record.drafted");
+      renameSync(draft, path);
+    } catch (error) {
+      // A full filesystem leaves a part of it, and nobody would remove that while this process lives.
+      removeDraft(draft);
+      throw error;
+    }
+    crashPoint("record.replaced");
+  }
+
+  #writeDraft(draft: string, text: string): void {
+    try {
       writeFileSync(draft, text, { mode: 0o640 });
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
       this.prepare();
       writeFileSync(draft, text, { mode: 0o640 });
     }
-    crashPoint("record.drafted");
-    renameSync(draft, path);
-    crashPoint("record.replaced");
   }
 
   /**
@@ -203,6 +214,15 @@ export class Records {
  */
 export function partsOfRecord({ grants, parked }: OwnershipRecord): GrantRecord[] {
   return parked === undefined ? grants : [parked.grant];
+}
+
+function removeDraft(path: string): void {
+  try {
+    // Deno's unlink(2) removes empty folders too: one may be in the way of the draft.
+    if (lstatSync(path).isFile()) unlinkSync(path);
+  } catch {
+    // It was not made.
+  }
 }
 
 function removeRecord(path: string): void {

@@ -1,5 +1,12 @@
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, rmdirSync, unlinkSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { runCommand } from "../support/agent_command.ts";
@@ -90,6 +97,19 @@ test("a lock whose record cannot be written is not granted", async () => {
   rmdirSync(draft);
   const joined = await other.request("claim", { name: "x" });
   assert.deepEqual([joined.joined, joined.token], [true, token]);
+});
+
+test("a record that cannot be written leaves nothing behind", async () => {
+  await using agent = await startAgent();
+  await using client = await agent.client("a");
+  const folder = join(agent.dirs.runtimeDir, "locks");
+  // In the way of the record itself: it is drafted, and cannot take its place.
+  mkdirSync(join(folder, "x.json"));
+  await assert.rejects(
+    client.request("claim", { name: "x" }),
+    ({ data }: RpcError) => data.code === "no-record",
+  );
+  assert.deepEqual(readdirSync(folder), ["x.json"]);
 });
 
 function fill(path: string): void {
