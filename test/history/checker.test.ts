@@ -13,6 +13,7 @@ const third: ClaimPlan = { c: "a", n: 2, granted: 500, acts: [520], release: 600
 const killed: ClaimPlan = { c: "k", granted: 300, acts: [320, 350, 390], token: 2 };
 const foreign = { way: "shell", token: null } as const;
 const team = { owner: "team" };
+const none = { count: 0, p99: 0, worst: 0 };
 /** In nanoseconds; an answer is on its way for less. */
 const wholeSecond = 1e9;
 
@@ -45,6 +46,11 @@ const good: Record<string, HistoryEvent[]> = {
     { ...second, ...team, claimed: 190, granted: 250, token: 1, joined: true },
     third,
   ),
+  "a join of one that was killed before it read its grant": [
+    ...historyOf({ ...team, c: "k", claimed: 90 }, { ...second, ...team, token: 1, joined: true }),
+    { e: "agent", event: "lock-granted", claim: "k#1", token: 1, session: "s", t: 110 },
+    { e: "agent", event: "session-ending", session: "s", t: 295 },
+  ],
   "a claim without an answer": historyOf(first, { c: "x", claimed: 150 }, second),
   "a release that was refused proves nothing": historyOf(
     { ...first, release: 390, releaseCode: "not-held" },
@@ -255,6 +261,38 @@ const bad: Record<string, [ViolationKind[], HistoryEvent[]]> = {
       { e: "agent", event: "session-ending", session: "s", t: 230 },
     ],
   ],
+  "a join of a session that was ending when its agent was killed, and is ended by the next": [
+    ["joined-nobody"],
+    [
+      ...historyOf(
+        { ...first, ...team, release: undefined },
+        { ...second, ...team, token: 1, joined: true },
+      ),
+      { e: "agent", event: "lock-granted", claim: "a#1", session: "s", t: 110 },
+      { e: "agent", event: "session-ending", session: "s", t: 230 },
+      { e: "agent", event: "session-ending", session: "s", t: 310 },
+    ],
+  ],
+  "a join of one that was killed before it read its grant, and is ending": [
+    ["joined-nobody"],
+    [
+      ...historyOf({ ...team, c: "k", claimed: 90 }, {
+        ...second,
+        ...team,
+        token: 1,
+        joined: true,
+      }),
+      { e: "agent", event: "lock-granted", claim: "k#1", token: 1, session: "s", t: 110 },
+      { e: "agent", event: "session-ending", session: "s", t: 230 },
+    ],
+  ],
+  "a join of another owner's claim that was killed before it read its grant": [
+    ["joined-nobody"],
+    [
+      ...historyOf({ c: "k", claimed: 90 }, { ...second, ...team, token: 1, joined: true }),
+      { e: "agent", event: "lock-granted", claim: "k#1", token: 1, session: "s", t: 110 },
+    ],
+  ],
   "a join of nobody": [["joined-nobody"], historyOf({ ...first, joined: true })],
   "a claim that overtakes one that waits": [
     ["overtaken"],
@@ -333,7 +371,35 @@ test("the time to a free lock is measured from the end of its session, and from 
       "hung-up": { count: 1, p99: 3, worst: 3 },
     },
     afterLeftovers: { count: 1, p99: 6, worst: 6 },
+    withoutAgent: { afterEnd: none, afterLeftovers: none },
   });
+});
+
+test("an end that no agent could deal with for a while is counted apart", () => {
+  const ms = 1e6;
+  const history = (...faults: HistoryEvent[]) =>
+    checkHistory([
+      ...historyOf(
+        { c: "k", granted: 10 * ms, acts: [11 * ms, 24 * ms], token: 1 },
+        { ...second, granted: 30 * ms, token: 2, acts: [], release: undefined },
+      ),
+      { e: "end", c: "k", how: "sshd-killed", t: 20 * ms },
+      { e: "agent", event: "agent-started", t: 1 * ms },
+      { e: "agent", event: "agent-started", t: 22 * ms },
+      ...faults,
+    ]).ends;
+  const apart = {
+    ...{ afterEnd: {}, afterLeftovers: none },
+    withoutAgent: {
+      afterEnd: { count: 1, p99: 10, worst: 10 },
+      afterLeftovers: { count: 1, p99: 6, worst: 6 },
+    },
+  };
+  const stopped = { e: "fault", kind: "agent-stopped" } as const;
+  assert.deepEqual(history({ e: "fault", kind: "agent-killed", t: 15 * ms }), apart);
+  assert.deepEqual(history({ ...stopped, t: 15 * ms, until: 21 * ms }), apart);
+  const before = history({ ...stopped, t: 15 * ms, until: 19 * ms });
+  assert.deepEqual(before.withoutAgent, { afterEnd: none, afterLeftovers: none });
 });
 
 const lines: Record<string, string> = {

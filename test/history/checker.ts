@@ -17,6 +17,8 @@ export interface Verdict {
   operations: number;
   /** Claims by how they were answered: `granted`, `joined`, or the code of the refusal. */
   answers: Record<string, number>;
+  /** Claims that were told that they wait, and were granted. */
+  waited: number;
   /** Grants by way. */
   grants: Record<string, number>;
   /** Losses that clients were told, by reason. */
@@ -47,9 +49,10 @@ export function checkHistory(events: readonly HistoryEvent[]): Verdict {
   const answers: Record<string, number> = {};
   const grants: Record<string, number> = {};
   const losses: Record<string, number> = {};
-  let operations = 0;
-  for (const { claim, granted, refused, released, lost } of history.claims) {
+  let [operations, waited] = [0, 0];
+  for (const { claim, queued, granted, refused, released, lost } of history.claims) {
     if (granted !== undefined) {
+      waited += Number(queued !== undefined);
       count(answers, granted.joined ? "joined" : "granted");
       count(grants, claim.way);
     } else if (refused !== undefined) count(answers, refused.code);
@@ -62,7 +65,7 @@ export function checkHistory(events: readonly HistoryEvent[]): Verdict {
   const acts = events.filter(({ e }) => e === "act").length;
   const ends = measureEnds(history);
   const ok = violations.length === 0;
-  return { ok, violations, operations, answers, grants, losses, acts, faults, ends };
+  return { ok, violations, operations, answers, waited, grants, losses, acts, faults, ends };
 }
 
 function count(counts: Record<string, number>, key: string): void {

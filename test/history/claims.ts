@@ -49,8 +49,10 @@ export interface SortedHistory {
   locks: Map<string, Ownership[]>;
   /** By lock: when its file was taken away or replaced. */
   replacedAt: Map<string, number[]>;
-  /** By `CLIENT#N`: when the agent was heard to end the session that the claim was made in. */
+  /** By `CLIENT#N`: when the agent was first heard to end the session that the claim was made in. */
   endingAt: Map<string, number>;
+  /** By token: claims that the agent granted, as its log says, and whose clients were ended before they read it. */
+  unheard: Map<number, Claim[]>;
   faults: FaultEvent[];
   ends: EndEvent[];
   agent: AgentEvent[];
@@ -63,7 +65,7 @@ export const replacedFault = "lock-file-unlinked";
 export function sortHistory(events: Iterable<HistoryEvent>, report: Report): SortedHistory {
   const sorted: SortedHistory = {
     ...{ claims: [], locks: new Map(), replacedAt: new Map(), endingAt: new Map() },
-    ...{ faults: [], ends: [], agent: [] },
+    ...{ unheard: new Map(), faults: [], ends: [], agent: [] },
   };
   const steps: StepEvent[] = [];
   const acts: ActEvent[] = [];
@@ -80,6 +82,7 @@ export function sortHistory(events: Iterable<HistoryEvent>, report: Report): Sor
   const claims = collectClaims(steps, report);
   addActs(claims, acts, report);
   sorted.claims = [...claims.values()];
+  sorted.unheard = collectUnheard(sorted.agent, claims);
   sorted.locks = collectOwnerships(sorted.claims);
   findOutWhoJoined(sorted.claims);
   return sorted;
@@ -95,7 +98,9 @@ function addFault({ faults, replacedAt }: SortedHistory, event: FaultEvent): voi
 function collectEndings(agent: readonly AgentEvent[]): Map<string, number> {
   const endingAt = new Map<string, number>();
   for (const { event, session, t } of agent) {
-    if (event === "session-ending" && session !== undefined) endingAt.set(session, t);
+    // A later agent ends it again where one was killed before it had done so.
+    if (event !== "session-ending" || session === undefined) continue;
+    endingAt.set(session, Math.min(t, endingAt.get(session) ?? Infinity));
   }
   const byClaim = new Map<string, number>();
   for (const { event, claim, session } of agent) {
@@ -103,6 +108,20 @@ function collectEndings(agent: readonly AgentEvent[]): Map<string, number> {
     if (event === "lock-granted" && claim !== undefined && t !== undefined) byClaim.set(claim, t);
   }
   return byClaim;
+}
+
+/** An answer that nobody has read is known from the agent's log alone. */
+function collectUnheard(
+  agent: readonly AgentEvent[],
+  claims: ReadonlyMap<string, Claim>,
+): Map<number, Claim[]> {
+  const unheard = new Map<number, Claim[]>();
+  for (const { event, claim: key, token } of agent) {
+    const claim = claims.get(key ?? "");
+    if (event !== "lock-granted" || token === undefined || claim === undefined) continue;
+    if (claim.granted === undefined) unheard.set(token, [...unheard.get(token) ?? [], claim]);
+  }
+  return unheard;
 }
 
 const order = ["claim", "queued", "granted", "refused", "release", "released", "lost"] as const;

@@ -72,6 +72,9 @@ export function processesOf(program: string): number[] {
 function recordsOf({ dirs, pid }: Host): string[] {
   const folder = join(dirs.runtimeDir, "locks");
   return readdirSync(folder).filter((name) => {
+    // One that was begun: what a dead process has left of one, the next agent clears away, too.
+    const writer = /\.json\.(\d+)\.new$/.exec(name)?.[1];
+    if (writer !== undefined) return Number(writer) === pid;
     const record = JSON.parse(readFileSync(join(folder, name), "utf8")) as {
       ownerships: { agent: { pid: number } }[];
     };

@@ -59,6 +59,12 @@ const holderReplacedMs = 1_500;
  */
 const supersededMs = 2_500;
 
+/** Faults that are done to controllers and to what is between them and the host. */
+export const controllerFaults: readonly string[] = [
+  ...["controller-killed", "controller-stopped", "sshd-killed", "sshd-stopped"],
+  ...["packets-lost", "partition"],
+];
+
 /** All faults, by name. */
 export const faults: Record<string, Fault> = {
   "agent-killed": async ({ host, random }) => {
@@ -99,9 +105,14 @@ export const faults: Record<string, Fault> = {
     const holder = pick(holdersIn(host).filter(hasLock), random);
     return holder !== undefined && await freeze(holder);
   },
-  "spare-holder-killed": ({ host, random }) => {
-    const spare = pick(childrenOf(host.pid).filter(isSpare), random);
-    return Promise.resolve(spare !== undefined && signalPid(spare, "SIGKILL"));
+  "spare-holder-killed": async ({ host, random }) => {
+    // There is none while its successor starts.
+    for (let tries = 0; tries < 20; tries++) {
+      const spare = pick(childrenOf(host.pid).filter(isSpare), random);
+      if (spare !== undefined && signalPid(spare, "SIGKILL")) return;
+      await delay(5);
+    }
+    return false;
   },
   "controller-killed": ({ killController }) => killController(),
   "controller-stopped": async ({ controllers, random }) => {

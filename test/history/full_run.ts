@@ -1,10 +1,12 @@
 import { agentCommand } from "../support/agent_process.ts";
 import { runHistory, type RunOptions, type RunResult } from "./run_history.ts";
-import type { SessionEnds } from "./ends.ts";
+import type { SessionEnds, Times } from "./ends.ts";
 
 /** How long a full run lasts. */
 export interface Length {
   operations: number;
+  /** With fewer of them by the deadline it fails: something hangs. All of them, unless told. */
+  atLeast?: number;
   minMs: number;
   deadlineMs: number;
 }
@@ -28,25 +30,28 @@ const everything: Omit<RunOptions, "agent" | "seed" | keyof Length> = {
     unlinkedLocks: 2,
     owners: 4,
     pauseUs: 100,
-    toolPauseUs: 1_500_000,
+    toolPauseUs: 4_000_000,
+    sshPauseUs: 2_500_000,
     waiting: 12,
+    waitMs: 300,
     holdMs: 25,
+    graceMs: 500,
   },
   faults: {
     ...{ "agent-killed": 3, "agent-restarted": 1, "agent-stopped": 2 },
-    ...{ "holder-killed": 3, "holder-stopped": 2, "spare-holder-killed": 1 },
-    ...{ "controller-killed": 4, "controller-stopped": 3, "sshd-killed": 1, "sshd-stopped": 1 },
+    ...{ "holder-killed": 3, "holder-stopped": 2, "spare-holder-killed": 2 },
+    ...{ "controller-killed": 2, "controller-stopped": 2, "sshd-killed": 1, "sshd-stopped": 1 },
     ...{ "packets-lost": 1, "partition": 1 },
     ...{ "out-of-bytes": 2, "out-of-inodes": 2, "out-of-descriptors": 1 },
     ...{ "clock-forward": 2, "clock-back": 2 },
     ...{ "lock-file-truncated": 2, "lock-file-chmod": 2, "lock-file-unlinked": 4 },
   },
-  faultPauseMs: 1500,
+  ...{ faultPauseMs: 1_500, faultOperations: 150 },
   endings: [
     ...["controller-killed", "controller-stopped", "sshd-killed", "sshd-stopped"] as const,
     ...["hung-up", "cut-off"] as const,
   ],
-  endingShare: 5,
+  endingShare: 20,
   maxDescriptors: 1_400,
   stopsAtViolation: false,
   endDeadlineMs: 40_000,
@@ -54,24 +59,30 @@ const everything: Omit<RunOptions, "agent" | "seed" | keyof Length> = {
 
 /** What a run came to, in lines for people. */
 export function describeRun(seed: number, { verdict, elapsedMs, clients }: RunResult): string[] {
-  const { operations, answers, grants, losses, acts, faults, ends } = verdict;
+  const { operations, answers, waited, grants, losses, acts, faults, ends } = verdict;
   const seconds = (elapsedMs / 1000).toFixed(1);
   return [
     `seed ${seed}: ${operations} operations (claims and releases that were answered) by ${clients} ` +
     `clients on 20 locks in ${seconds} s; ${acts} acts`,
-    `claims: ${show(answers)}; granted by way: ${show(grants)}; losses: ${show(losses)}`,
+    `claims: ${show(answers)}; granted after waiting: ${waited}; granted by way: ${
+      show(grants)
+    }; ` +
+    `losses: ${show(losses)}`,
     `faults: ${show(faults)}`,
     ...describeEnds(ends),
     `broken rules: ${verdict.violations.length}`,
   ];
 }
 
-function describeEnds({ afterEnd, afterLeftovers }: SessionEnds): string[] {
-  const line = (what: string, { count, p99, worst }: SessionEnds["afterLeftovers"]) =>
+function describeEnds({ afterEnd, afterLeftovers, withoutAgent }: SessionEnds): string[] {
+  const line = (what: string, { count, p99, worst }: Times) =>
     `${what}: ${count} locks, free after p99 ${p99} ms, worst ${worst} ms`;
+  const meanwhile = "while the agent was ended, started or stopped";
   return [
-    ...Object.entries(afterEnd).map(([how, figures]) => line(`session ended, ${how}`, figures)),
+    ...Object.entries(afterEnd).map(([how, times]) => line(`session ended, ${how}`, times)),
     line("last act of what a session left", afterLeftovers),
+    line(`session ended, ${meanwhile}`, withoutAgent.afterEnd),
+    line(`last act of what a session left, ${meanwhile}`, withoutAgent.afterLeftovers),
   ];
 }
 

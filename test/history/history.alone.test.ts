@@ -12,18 +12,19 @@ const seed = Number(process.env.SSHLOCK_HISTORY_SEED ?? randomInt(2 ** 32));
 
 /** The long run is the shipped program's; the other runtime shows that it is not another one. */
 const operations = Number(
-  process.env.SSHLOCK_HISTORY_OPERATIONS ?? (isDeno() ? 2_000 : 10_000),
+  process.env.SSHLOCK_HISTORY_OPERATIONS ?? (isDeno() ? 5_000 : 100_000),
 );
 
 test("a history of all kinds of clients under all faults breaks no promise", {
   skip: whyNoAgent() ?? requires("bash", "flock", "sleep", "perl"),
-  timeout: 290_000,
+  timeout: 295_000,
 }, async (t) => {
   for (const missing of [whyNoSshd(), whyNoNetwork()]) {
     if (missing !== undefined) t.diagnostic(`without controllers or partitions: ${missing}`);
   }
   t.diagnostic(`seed ${seed} (SSHLOCK_HISTORY_SEED)`);
-  const length = { operations, minMs: 5_000, deadlineMs: 220_000 };
+  // A slow machine does less, and says so; one in ten shows that nothing hangs.
+  const length = { operations, atLeast: operations / 10, minMs: 5_000, deadlineMs: 200_000 };
   const result = await fullRun(seed, length, () => {});
   const lines = describeRun(seed, result);
   for (const line of lines) t.diagnostic(line);

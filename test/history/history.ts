@@ -101,14 +101,17 @@ export interface FaultEvent extends Stamped {
   kind: string;
   /** The lock, where the fault is about one. */
   l?: string;
+  /** When it was over, where it lasts, in nanoseconds as `t`. */
+  until?: number;
 }
 
 /** The agent's log said so. It is read later than it happened, and a line can be missing. */
 export interface AgentEvent extends Stamped {
   e: "agent";
   event: string;
-  /** `CLIENT#N` of the claim that it is about, and the session's id, where the line has them. */
+  /** `CLIENT#N` of the claim that it is about, its token, and the session's id, where the line has them. */
   claim?: string;
+  token?: number;
   session?: string;
 }
 

@@ -12,7 +12,10 @@ import { makeLockDir, makeTempDir } from "../support/temp_dir.ts";
 import { nowNs, type Recorder } from "./recorder.ts";
 
 /** Lines of the agent's log that go into the history. */
-const kept = ["lock-granted", "lock-ended", "session-ending", "session-ended", "lock-lost"];
+const kept = [
+  ...["agent-started", "lock-granted", "lock-ended", "lock-lost"],
+  ...["session-ending", "session-ended"],
+];
 
 /** Lines of the agent's log that no run may have. */
 const complaints = ["internal-error", "server-error"];
@@ -26,6 +29,8 @@ export interface HostParts {
   recorder: Recorder;
   /** A descriptor limit for the agent. */
   maxDescriptors?: number;
+  /** The grace of claims that give none, in milliseconds; the agent's default unless told. */
+  graceMs?: number;
 }
 
 /** The folders, the agent in them, and what can be done to it. */
@@ -45,6 +50,7 @@ export class Host implements AsyncDisposable {
   #child: ChildProcess | undefined;
   #exit: Promise<ChildExit> | undefined;
   #clock = "";
+  #config = "";
   #isStarted = false;
   /** Agents that nobody has ended when another one started. */
   readonly #older: ChildProcess[] = [];
@@ -84,6 +90,9 @@ export class Host implements AsyncDisposable {
     const host = new Host(parts, dirs, { dir: dir.path, tmpfs, remove });
     host.#clock = join(dir.path, "clock.js");
     writeFileSync(host.#clock, jumpingClock);
+    host.#config = join(dir.path, "agent.json");
+    const { graceMs } = parts;
+    writeFileSync(host.#config, JSON.stringify(graceMs === undefined ? {} : { graceMs }));
     await host.startAgent();
     return host;
   }
@@ -191,6 +200,7 @@ export class Host implements AsyncDisposable {
       ? []
       : [findTool("prlimit")!, `--nofile=${maxDescriptors}:${maxDescriptors}`, "--"];
     const args = ["serve", ...dirArgs(this.dirs), "--holder", resolve(holder)];
+    args.push("--config", this.#config);
     return [...limit, ...runtime, ...args];
   }
 
@@ -208,11 +218,15 @@ export class Host implements AsyncDisposable {
     if (event === "agent-started") this.#isStarted = true;
     if (complaints.includes(event)) this.complaints.push(line);
     if (!kept.includes(event)) return;
-    const { purpose, session } = fields as { purpose?: string; session?: string };
-    const claim = purpose === undefined ? {} : { claim: purpose };
+    const { purpose, token, session } = fields as {
+      purpose?: string;
+      token?: number;
+      session?: string;
+    };
     this.#parts.recorder.write({
       ...{ e: "agent", event },
-      ...claim,
+      ...(purpose === undefined ? {} : { claim: purpose }),
+      ...(token === undefined ? {} : { token }),
       ...(session === undefined ? {} : { session }),
     }, t);
   }

@@ -17,13 +17,16 @@ export function checkJoining(history: SortedHistory, report: Report): void {
   }
 }
 
-function checkSame(claims: Claim[], { claim, granted }: Claim, report: Report): void {
-  const stranger = claims.find(({ claim: other }) =>
-    other.owner !== claim.owner || other.uid !== claim.uid || other.shared !== claim.shared
-  );
+function checkSame(claims: Claim[], joined: Claim, report: Report): void {
+  const { claim, granted } = joined;
+  const stranger = claims.find((other) => !isAlike(other, joined));
   if (stranger === undefined || !granted!.joined) return;
   const what = `${claim.c} joined the lock of another owner, user or mode`;
   report(violation("joined-stranger", what, stranger.claim, stranger.granted, claim, granted));
+}
+
+function isAlike({ claim: a }: Claim, { claim: b }: Claim): boolean {
+  return a.l === b.l && a.owner === b.owner && a.uid === b.uid && a.shared === b.shared;
 }
 
 function checkCompany(
@@ -35,7 +38,8 @@ function checkCompany(
   const isThere = (other: Claim) =>
     other !== joined && other.claim.t < joined.granted!.t &&
     surelyOverAt(history, other) > joined.claim.t;
-  if (claims.some(isThere)) return;
+  const unheard = history.unheard.get(joined.granted!.token!) ?? [];
+  if ([...claims, ...unheard.filter((other) => isAlike(other, joined))].some(isThere)) return;
   const [first] = claims;
   const what = `${joined.claim.c} joined a lock that no session of its owner had any longer`;
   report(violation("joined-nobody", what, first!.granted, joined.claim, joined.granted));

@@ -29,6 +29,8 @@ export interface WorkerConfig {
   pauseUs: number;
   /** Share of claims, of 100, that wait. */
   waiting: number;
+  /** How long most of these wait, in milliseconds; some wait 3 s. */
+  waitMs: number;
   /** The longest time that a lock is held on purpose, in milliseconds. */
   holdMs: number;
 }
@@ -64,10 +66,11 @@ async function runClient(name: string, index: number): Promise<void> {
 
 /** Half of the claims go to a few locks, so that there is always somebody who waits. */
 function wishOf(random: Random): Wish {
-  const { locks } = config;
+  const { locks, waiting } = config;
   const name =
     locks[random.below(random.below(2) === 0 ? Math.min(4, locks.length) : locks.length)]!;
-  const waitMs = random.below(100) < config.waiting ? 5 + random.below(3000) : 0;
+  const longest = random.below(8) === 0 ? 3000 : config.waitMs;
+  const waitMs = random.below(100) < waiting ? 5 + random.below(longest) : 0;
   return { name, shared: random.below(8) === 0, waitMs };
 }
 

@@ -18,14 +18,14 @@ import {
 import { findTool } from "../support/requires.ts";
 import { checkHistory, type Verdict } from "./checker.ts";
 import { checkTheEnd, processesOf } from "./end_checks.ts";
-import { faults as allFaults, type FaultTargets } from "./faults.ts";
+import { controllerFaults, faults as allFaults, type FaultTargets } from "./faults.ts";
 import type { HistoryEvent } from "./history.ts";
 import { HistoryFiles } from "./history_files.ts";
 import { absoluteWords, Host } from "./host.ts";
 import type { WorkerConfig } from "./local_worker.ts";
 import { makeNetwork, type Network, whyNoNetwork } from "./network.ts";
 import { makeRandom, type Random } from "./random.ts";
-import { Recorder } from "./recorder.ts";
+import { nowNs, Recorder } from "./recorder.ts";
 import type { Ending, SshConfig } from "./ssh_worker.ts";
 import type { ToolConfig } from "./tool_worker.ts";
 
@@ -58,6 +58,8 @@ export interface RunOptions {
   faults: Record<string, number>;
   /** Pause between two faults, in milliseconds, at most. */
   faultPauseMs: number;
+  /** Operations between two faults, at least: a slow machine is not to be busy with faults alone. */
+  faultOperations?: number;
   endings: Ending[];
   /** Of 100 locks of a controller or of `run`, how many end otherwise than by release. */
   endingShare: number;
@@ -68,12 +70,20 @@ export interface RunOptions {
   pauseUs: number;
   /** The same for clients that start a program for each claim, in microseconds; at least 40,000. */
   toolPauseUs?: number;
+  /** The same for controllers; at least 50,000, and that unless told. */
+  sshPauseUs?: number;
   /** Of 100 claims, how many wait. */
   waiting: number;
+  /** How long most waiting claims of local clients wait, in milliseconds; some wait 3 s. */
+  waitMs?: number;
+  /** The grace of claims that give none (those of `run`), in milliseconds; the agent's unless told. */
+  graceMs?: number;
   /** The longest time that local clients and controllers hold a lock on purpose, in milliseconds. */
   holdMs: number;
   /** It ends when so many operations are done, but not before `minMs`. */
   operations: number;
+  /** With fewer of them by the deadline something hangs; all of them, unless told. */
+  atLeast?: number;
   minMs: number;
   deadlineMs: number;
   /** Whether to look at the history while it grows, and to stop at the first broken rule or leak. */
@@ -118,6 +128,9 @@ const strangerUid = 65_534;
 
 /** Without a grant for so long, locks are taken to stay taken, in milliseconds. */
 const stallMs = 4_000;
+
+/** Between two faults, in milliseconds, at most: nothing may be answered for as long as a fault lasts. */
+const longestPauseMs = 5_000;
 
 /** Between two looks at what has been recorded, in milliseconds. */
 const lookMs = 400;
@@ -201,7 +214,7 @@ class Run implements AsyncDisposable {
   // ---- beginning -------------------------------------------------------------------------------
 
   async #prepare(): Promise<void> {
-    const { agent, holder, maxDescriptors, crowd } = this.#options;
+    const { agent, holder, maxDescriptors, graceMs, crowd } = this.#options;
     // The recorder's file lies in a folder that the host makes: the host comes first.
     const late: { recorder?: Recorder } = {};
     const recorder = {
@@ -211,6 +224,7 @@ class Run implements AsyncDisposable {
       ...{ agent, recorder },
       ...(holder === undefined ? {} : { holder }),
       ...(maxDescriptors === undefined ? {} : { maxDescriptors }),
+      ...(graceMs === undefined ? {} : { graceMs }),
     });
     const { dir } = this.#host;
     this.#history = join(dir, "history");
@@ -237,7 +251,8 @@ class Run implements AsyncDisposable {
     const address = this.#network?.hostAddress;
     this.#sshd = await startPrivateSshd({
       dir: keys,
-      extraConfig: [`SetEnv PATH=/usr/bin:/bin:${join(dir, "bin")}`],
+      // Not the home of who runs this: each command would read that one's start files first.
+      extraConfig: [`SetEnv PATH=/usr/bin:/bin:${join(dir, "bin")} HOME=${dir}`],
       ...(address === undefined ? {} : { address }),
     });
   }
@@ -266,13 +281,13 @@ class Run implements AsyncDisposable {
   }
 
   #configFor(kind: string, clients: string[]): WorkerConfig {
-    const { pauseUs, waiting, holdMs } = this.#options;
+    const { pauseUs, waiting, waitMs = 3000, holdMs } = this.#options;
     const { socket, lockDir } = this.#host.dirs;
     const log = join(this.#history, `${kind}-${this.#spawned}.jsonl`);
     writeFileSync(log, "");
     chmodSync(log, 0o666);
     return {
-      ...{ clients, log, socket, lockDir, pauseUs, waiting, holdMs },
+      ...{ clients, log, socket, lockDir, pauseUs, waiting, waitMs, holdMs },
       seed: this.#random.below(2 ** 32),
       ...{ locks: this.#locks, unlinked: this.#unlinked, owners: this.#owners },
     };
@@ -326,12 +341,14 @@ class Run implements AsyncDisposable {
       ...base,
       library: resolve("dist/controller/mod.js"),
       ...{ target, transport, owner, actor: this.#actor, silenceMs, endings, endingShare },
-      pauseUs: Math.max(base.pauseUs, 50_000),
+      pauseUs: Math.max(50_000, this.#options.sshPauseUs ?? 50_000),
     };
     const worker = this.#start("ssh", this.#programs.ssh, config);
     eachLine(worker.child.stdout!, (line) => void this.#endController(worker, line));
-    // It ends with its session; another one takes its place.
-    void worker.exit.then(() => {
+    // It ends with its session; another one takes its place, after a pause as between two claims: no
+    // storm of starts while the agent cannot be reached.
+    const pauseMs = this.#random.below((this.#options.sshPauseUs ?? 0) / 1000);
+    void worker.exit.then(() => delay(pauseMs)).then(() => {
       if (!this.#isEnding) this.#startSsh(transport);
     });
   }
@@ -360,18 +377,29 @@ class Run implements AsyncDisposable {
 
   // ---- faults ----------------------------------------------------------------------------------
 
+  /** What cuts controllers off takes seconds: it goes on beside what is done to the host. */
   async #injectFaults(): Promise<void> {
-    const names = Object.entries(this.#options.faults)
+    const all = Object.entries(this.#options.faults)
       .flatMap(([name, weight]) => Array<string>(weight).fill(name));
-    const targets = this.#targets();
+    const ofControllers = all.filter((name) => controllerFaults.includes(name));
+    const ofHost = all.filter((name) => !controllerFaults.includes(name));
+    await Promise.all([ofHost, ofControllers].map((names) => this.#injectInTurn(names)));
+  }
+
+  /** Each of them once before any comes again, in an order that is drawn anew each time. */
+  async #injectInTurn(names: readonly string[]): Promise<void> {
+    const random = makeRandom(this.#random.below(2 ** 32));
+    const targets = this.#targets(random);
+    let left: string[] = [];
     while (!this.#isEnding && names.length > 0) {
-      await delay(20 + this.#random.below(this.#options.faultPauseMs));
+      await this.#pauseBetweenFaults(random);
       if (this.#isEnding) return;
-      const kind = names[this.#random.below(names.length)]!;
-      const t = Number(process.hrtime.bigint());
+      if (left.length === 0) left = [...names];
+      const [kind] = left.splice(random.below(left.length), 1) as [string];
+      const t = nowNs();
       try {
         const wasDone = await allFaults[kind]!(targets);
-        if (wasDone !== false) this.#recorder.write({ e: "fault", kind }, t);
+        if (wasDone !== false) this.#recorder.write({ e: "fault", kind, until: nowNs() }, t);
       } catch (error) {
         this.#failure ??= `the fault ${kind} failed: ${(error as Error).message}`;
         return;
@@ -379,9 +407,19 @@ class Run implements AsyncDisposable {
     }
   }
 
-  #targets(): FaultTargets {
+  async #pauseBetweenFaults(random: Random): Promise<void> {
+    const { faultPauseMs, faultOperations = 0 } = this.#options;
+    const dueAt = this.#files.answers + faultOperations;
+    const endsAt = performance.now() + longestPauseMs;
+    await delay(20 + random.below(faultPauseMs));
+    while (!this.#isEnding && this.#files.answers < dueAt && performance.now() < endsAt) {
+      await delay(50);
+    }
+  }
+
+  #targets(random: Random): FaultTargets {
     return {
-      ...{ host: this.#host, network: this.#network, random: this.#random },
+      ...{ host: this.#host, network: this.#network, random },
       ...{ recorder: this.#recorder, locks: this.#locks, unlinked: this.#unlinked },
       controllers: () => this.#pidsOf("local", "ssh"),
       killController: () => this.#killController(),
@@ -465,7 +503,10 @@ class Run implements AsyncDisposable {
       }
       if (this.#files.answers >= operations && elapsedMs >= minMs) return;
       if (elapsedMs > deadlineMs) {
-        if (!stopsAtViolation) this.#failure = `too few operations after ${deadlineMs} ms`;
+        const isSlow = this.#files.answers >= (this.#options.atLeast ?? operations);
+        if (!stopsAtViolation && !isSlow) {
+          this.#failure = `too few operations after ${deadlineMs} ms`;
+        }
         return;
       }
       if (elapsedMs - lookedAt > 10_000) {
