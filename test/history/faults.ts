@@ -166,7 +166,7 @@ export const faults: Record<string, Fault> = {
     for (const socket of sockets) socket.destroy();
   },
   "clock-forward": ({ host }) => Promise.resolve(host.signalAgent("SIGUSR2")),
-  "clock-back": ({ host }) => Promise.resolve(host.signalAgent("SIGUSR1")),
+  "clock-back": ({ host }) => Promise.resolve(host.signalAgent("SIGWINCH")),
   "lock-file-truncated": ({ host, locks, random }) =>
     Promise.resolve(tryOn(host, pick(locks, random)!, (path) => truncateSync(path))),
   "lock-file-chmod": async ({ host, locks, random }) => {

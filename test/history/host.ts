@@ -240,13 +240,13 @@ export function absoluteWords(words: readonly string[]): string[] {
   });
 }
 
-/** SIGUSR2 sets the clock of the process forward, SIGUSR1 back; the monotonic clock stays what it is. */
+/** SIGUSR2 sets the clock of the process forward, SIGWINCH back (SIGUSR1 is the debugger's); the monotonic one stays. */
 const jumpingClock = `
 const now = Date.now.bind(Date);
 let offset = 0;
 Date.now = () => now() + offset;
 process.on("SIGUSR2", () => { offset += 90_000_000; });
-process.on("SIGUSR1", () => { offset -= 180_000_000; });
+process.on("SIGWINCH", () => { offset -= 180_000_000; });
 `;
 
 function mountTmpfs(path: string): string | undefined {
