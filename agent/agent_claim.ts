@@ -198,9 +198,11 @@ export class AgentLock implements HeldLock {
           return this.#check(hello.locks);
         } catch (error) {
           client.close();
-          why = (error as Error).message;
-          const isOver = error instanceof WireError && error.code === "no-session";
-          if (isOver) return this.#loseOver(why, lossIn(error.facts));
+          // An agent that ends while it is asked is as good as none.
+          if (error instanceof WireError) {
+            why = error.message;
+            if (error.code === "no-session") return this.#loseOver(why, lossIn(error.facts));
+          }
         }
       }
       await new Promise((resolve) => setTimeout(resolve, RESUME_AGAIN_MS));
