@@ -10,7 +10,7 @@
 import process from "node:process";
 import { NextRun } from "./next_run.ts";
 import { isDead, type ProcessId, type ProcessStat } from "./proc.ts";
-import { ProcessScan, readAuditSession, readScope } from "./process_scan.ts";
+import { ProcessScan, readAuditSession, readScope, SESSION_VARIABLE } from "./process_scan.ts";
 
 export { SESSION_VARIABLE } from "./process_scan.ts";
 
@@ -41,7 +41,7 @@ export interface Leftover extends ProcessId {
   comm: string;
   /** One letter, as in `/proc/PID/stat`; `D` cannot be ended, only waited for. */
   state: string;
-  /** Another session of the same root has it as well: it is waited for, and not ended. */
+  /** Another session has it as well, or may: it is waited for, and not ended. */
   isShared: boolean;
 }
 
@@ -117,6 +117,10 @@ export class LeftoverSearch {
     const found = [
       ...[...own].map((stat) => ({ stat, isShared: false })),
       ...below.filter((stat) => !theirs.has(stat)).map((stat) => ({ stat, isShared })),
+      ...findForked(scan, marks).filter((stat) => !own.has(stat)).map((stat) => ({
+        stat,
+        isShared: true,
+      })),
     ].filter(({ stat }) =>
       !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid
     );
@@ -158,6 +162,15 @@ function whatOthersHave(
     for (const stat of has) theirs.add(stat);
   }
   return { theirs, isShared };
+}
+
+/**
+ * What its sshd may have forked just before it was killed: whose it is shows when it is a command. One
+ * that began before the session is not of it.
+ */
+function findForked(scan: ProcessScan, { root, uid, variable }: SessionMarks): ProcessStat[] {
+  if (variable?.name === SESSION_VARIABLE) return [];
+  return scan.forkedBySshd(uid).filter(({ startTime }) => startTime >= root.startTime);
 }
 
 function findMarked(

@@ -210,6 +210,19 @@ export class ProcessScan {
     return this.#marked.get(keyOf(`${uid} ${name}`, value)) ?? [];
   }
 
+  /**
+   * The processes of a user that may be commands which an sshd has forked and which are not started
+   * yet, when that sshd is gone: they have its name, and no parent and no variable that says whose they
+   * are. An sshd that was left by the one that listens looks the same when it does not sleep.
+   *
+   * @param uid The user.
+   */
+  forkedBySshd(uid: number): ProcessStat[] {
+    return (this.#marked.get(keyOf("forked", uid)) ?? []).filter(({ parentPid }) =>
+      !SSHD_NAMES.includes(this.#processes.get(parentPid)?.comm ?? "")
+    );
+  }
+
   /** Whether it serves an SSH session or runs below an sshd that does. */
   isBelowSessionSshd(stat: ProcessStat): boolean {
     const line: ProcessStat[] = [];
@@ -243,10 +256,12 @@ function see(pid: number): Seen | "gone" | "hidden" {
   const values = [...variables.values].flatMap(([name, values]) =>
     values.flatMap((value) => valuesOf(name, value)).map((value) => ({ name, value }))
   );
-  // Most processes have none of the variables; whose they are is of no interest then.
-  const uid = values.length === 0 ? undefined : readRealUid(pid);
+  const isForked = SSHD_NAMES.includes(stat.comm) && stat.state !== "S";
+  // Of most processes it is of no interest whose they are.
+  const isUidDue = values.length > 0 || isForked;
+  const uid = isUidDue ? readRealUid(pid) : undefined;
   const [cgroup, audit] = [readProcFile(pid, "cgroup"), readProcFile(pid, "sessionid")];
-  const isWhole = variables.isAny && (values.length === 0 || uid !== undefined) &&
+  const isWhole = variables.isAny && isUidDue === (uid !== undefined) &&
     cgroup !== undefined && audit !== undefined;
   // One that is ending has no environment any more; one that never had any lives on.
   if (!isWhole && !isStillAlive(stat)) return "gone";
@@ -254,6 +269,7 @@ function see(pid: number): Seen | "gone" | "hidden" {
   const [scope, auditSession] = [scopeIn(cgroup ?? ""), auditSessionIn(audit)];
   if (scope !== undefined) marks.push(keyOf("scope", scope));
   if (auditSession !== undefined) marks.push(keyOf("audit", auditSession));
+  if (isForked && uid !== undefined) marks.push(keyOf("forked", uid));
   return { stat, marks: [...new Set(marks)] };
 }
 

@@ -228,7 +228,7 @@ const REPLAYS: Replay[] = [
     fault: [UNWATCHED],
     patches: [{
       file: "agent/lock_table.ts",
-      find: "        this.checkFiles(entry.name);\n",
+      find: "        this.checkFiles({ name: entry.name });\n",
       replace: "",
     }],
     async events({ start }) {

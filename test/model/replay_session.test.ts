@@ -57,8 +57,8 @@ const REPLAYS: SessionReplay[] = [
     missing: 4,
     patches: [{
       file: "agent/session.ts",
-      find: "    this.awaitResume(detail);",
-      replace: `    this.#parts.table.finishEnd(this, { reason: "released", detail });`,
+      find: "    this.awaitResume(detail);\n  }",
+      replace: `    this.#parts.table.finishEnd(this, { reason: "released", detail });\n  }`,
     }],
     async events({ agent, hold }) {
       const session = await hold("", "exec sleep 1000");
