@@ -37,7 +37,7 @@ export class TrackedSession {
     this.#client = client;
     this.#secret = secret;
     // It goes on while the agent is stopped, so that the session cannot be said to have been silent.
-    this.#heartbeat = setInterval(() => this.#ping(), silenceMs / 5);
+    this.#heartbeat = setInterval(() => this.#ping(), silenceMs / 5).unref();
   }
 
   /**
