@@ -15,8 +15,10 @@ import { makeTempDir } from "../support/temp_dir.ts";
 const ORPHAN = `
   if (my $pid = fork) { print $pid; exit }
   close STDOUT;
-  1 while -e $ARGV[0];
-  select undef, undef, undef, 0.1 while -e $ARGV[1];
+  close STDERR;
+  $end = time + 60;
+  1 while -e $ARGV[0] && time < $end;
+  select undef, undef, undef, 0.1 while -e $ARGV[1] && time < $end;
 `;
 
 test("what an sshd has forked, and is no command yet when that is killed, is waited for", {

@@ -29,7 +29,8 @@ test("the scope is found among the groups of cgroup v1, and there may be none", 
 });
 
 /** A process that forks itself and ends, over and over, for as long as the file is there. */
-const CHAIN = `use POSIX; while (-e $ARGV[0]) { fork and POSIX::_exit(0) }`;
+const CHAIN = `use POSIX; $end = time + 120; ` +
+  `while (-e $ARGV[0] && time < $end) { fork and POSIX::_exit(0) }`;
 /** Processes that come and go below one that stays. */
 const CHURN = `while (-e $ARGV[0]) { fork or exit; wait }`;
 
