@@ -101,7 +101,7 @@ async function startHost(): Promise<Host> {
     const stream = Duplex.from({ readable: child.stdout, writable: child.stdin });
     const client = new RpcClient(stream as Duplex);
     void client.closed.then(() => child.kill("SIGKILL"));
-    await client.request("hello", { protocol: 1, owner });
+    await client.request("hello", { protocol: 1, owner, session: "process" });
     void exit.catch(() => {});
     return client;
   };

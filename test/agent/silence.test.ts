@@ -80,7 +80,9 @@ interface Status extends Record<string, unknown> {
 
 async function greet(socket: string, silenceMs: number): Promise<RpcClient> {
   const client = await connectRpc(socket);
-  const hello = await client.request("hello", { protocol: 1, owner: "a", silenceMs });
+  const hello = await client.request("hello", {
+    ...{ protocol: 1, owner: "a", session: "process", silenceMs },
+  });
   assert.equal(hello.silenceMs, silenceMs);
   return client;
 }

@@ -99,7 +99,9 @@ test("many claims of one lock are granted in the order they came", { skip }, asy
   const { sessions } = fitToMachine({ sessions: SESSIONS, locks: 1 });
   await using agent = await startAgent({ env });
   await using holder = await connectRpc(agent.dirs.socket);
-  await holder.request("hello", { protocol: 1, client: "test", owner: "holder", silenceMs: 0 });
+  await holder.request("hello", {
+    ...{ protocol: 1, client: "test", owner: "holder", session: "process", silenceMs: 0 },
+  });
   const first = await holder.request<{ token: number }>("claim", { name: "hot" });
   const options = { count: sessions, name: "hot", waitMs: 600_000, release: true, inOrder: true };
   await using swarm = startSwarm(agent.dirs.socket, options);

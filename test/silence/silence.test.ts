@@ -136,7 +136,7 @@ async function watchHandover(
 /** Who waits for the lock; it sends no pings meanwhile. */
 async function connectNext(agent: AgentProcess): Promise<RpcClient> {
   const next = await connectRpc(agent.dirs.socket);
-  await next.request("hello", { protocol: 1, owner: "next", silenceMs: 0 });
+  await next.request("hello", { protocol: 1, owner: "next", session: "process", silenceMs: 0 });
   return next;
 }
 

@@ -193,9 +193,10 @@ function accepts(socket: string): Promise<boolean> {
   });
 }
 
+/** As a local session: else what ends it would end the SSH session that the tests were started from. */
 async function greet(socket: string, owner: string): Promise<RpcClient> {
   const client = await connectRpc(socket);
-  await client.request("hello", { protocol: 1, client: "test", owner });
+  await client.request("hello", { protocol: 1, client: "test", owner, session: "process" });
   return client;
 }
 
