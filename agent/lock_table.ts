@@ -724,17 +724,23 @@ export class LockTable {
       return this.#settleRefused(entry, claim, error as Error);
     }
     [ownership.since, ownership.sinceAt] = [Date.now(), performance.now()];
-    const { grant, timer } = ownership.parked!;
-    clearTimeout(timer);
+    const parked = ownership.parked!;
     ownership.parked = undefined;
-    limits.removeGrant(grant.claimant.peer.uid);
+    this.#addGrant(ownership, claim);
+    claim.claimant.onGranted(ownership.token);
+    const error = this.#record(entry);
+    crashPoint("unpark.recorded");
+    if (error !== undefined && this.#parts.outlivesAgent) {
+      // The record says that it is reserved, and so it is.
+      ownership.grants.pop();
+      ownership.parked = parked;
+      return this.#settleRefused(entry, claim, notRecorded(entry.name, error));
+    }
+    clearTimeout(parked.timer);
+    limits.removeGrant(parked.grant.claimant.peer.uid);
     remove(entry.queue, claim);
     // It may stand in the kernel's queue for the lock that it has now.
     if (entry.attempt === claim) claim.holder?.kill();
-    this.#addGrant(ownership, claim);
-    claim.claimant.onGranted(ownership.token);
-    this.#record(entry);
-    crashPoint("unpark.recorded");
     this.#settleGranted(entry, ownership, claim, { unparked: true });
     this.#takeovers.ask(entry);
   }

@@ -99,6 +99,30 @@ test("a lock whose record cannot be written is not granted", async () => {
   assert.deepEqual([joined.joined, joined.token], [true, token]);
 });
 
+test("a parked lock stays reserved where its record cannot be written", async () => {
+  await using agent = await startAgent();
+  const first = await agent.client("a");
+  const { token } = await first.request("claim", { name: "x", parkMs: 60_000 });
+  await first.close();
+  await agent.events.waitFor(({ event }) => event === "lock-parked");
+  await using back = await agent.client("a");
+  const draft = join(agent.dirs.runtimeDir, "locks", `x.json.${agent.pid}.new`);
+  mkdirSync(draft);
+  await assert.rejects(
+    back.request("claim", { name: "x" }),
+    ({ data }: RpcError) => data.code === "no-record",
+  );
+  await using rival = await agent.client("b");
+  await assert.rejects(
+    rival.request("claim", { name: "x" }),
+    ({ data }: RpcError) => data.code === "contended",
+  );
+  rmdirSync(draft);
+  const again = await back.request("claim", { name: "x" });
+  assert.equal(again.unparked, true);
+  assert.ok(again.token as number > (token as number));
+});
+
 test("a record that cannot be written leaves nothing behind", async () => {
   await using agent = await startAgent();
   await using client = await agent.client("a");
