@@ -243,7 +243,7 @@ function describeRun(yargs: Argv): Argv {
     .option("takeover", {
       type: "string",
       requiresArg: true,
-      describe: "ask whoever has it to let it go, and say why",
+      describe: "ask for its release, and say why",
     })
     .option("takeover-deadline", {
       type: "string",
@@ -259,7 +259,7 @@ function configOption<T>(yargs: Argv<T>) {
   return yargs.option("config", {
     type: "string",
     requiresArg: true,
-    describe: "config file (SSHLOCK_CONFIG); root: /etc/sshlock/agent.json",
+    describe: "config file; root: /etc/sshlock/agent.json",
   });
 }
 
@@ -273,7 +273,7 @@ function serveOptions<T>(yargs: Argv<T>) {
     .option("idle-exit", {
       type: "string",
       requiresArg: true,
-      describe: "end after so long without connection and lock: 60s, 5m",
+      describe: "end when unused for so long: 60s, 5m",
     })
     .option("quiet", { type: "boolean", describe: "write no events to stderr" })
     .option("check-config", {

@@ -77,7 +77,7 @@ export const CLAIM_OPTIONS = {
   "takeover": {
     type: "string",
     requiresArg: true,
-    describe: "Ask whoever has it to release it, and say why",
+    describe: "Ask for its release, and say why",
   },
   "takeover-deadline": {
     type: "string",
@@ -87,7 +87,7 @@ export const CLAIM_OPTIONS = {
   "park": {
     type: "string",
     requiresArg: true,
-    describe: "Keep it reserved so long after a dropped link",
+    describe: "Reserve it so long when the link drops",
   },
 } as const satisfies Record<string, Options>;
 
