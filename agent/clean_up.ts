@@ -34,8 +34,10 @@ const EMPTY_SEARCHES = 2;
 export interface CleanUpOptions {
   /** The root, if it is ended too; else it is taken to be gone. */
   root: ProcessId | undefined;
-  /** `kill` ends them, `drain` waits for them. */
-  policy: Exclude<EndPolicy, "leave">;
+  /**
+   * `kill` ends them, `drain` waits for them. Asked for at each look: somebody may lose patience.
+   */
+  policy: () => Exclude<EndPolicy, "leave">;
   /** Time between TERM and KILL, in milliseconds. */
   graceMs: number;
   /** Finds them. Two calls in a row, the second after the answer to the first, are two looks. */
@@ -56,11 +58,12 @@ export interface CleanUpOptions {
  */
 export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
   const startedAt = performance.now();
+  let killingSince: number | undefined;
+  const isOver = (since: number) => performance.now() - since >= options.graceMs;
   const warned = new Set<string>();
   for (let empty = 0; empty < EMPTY_SEARCHES;) {
-    const isOverdue = performance.now() - startedAt >= options.graceMs;
     const root = options.root === undefined ? [] : livingRoot(options.root);
-    for (const process of root) endProcess(process, isOverdue, warned);
+    for (const process of root) endProcess(process, isOver(startedAt), warned);
     // Each search sees the host as it was after the last one's signals, and after the last one was
     // answered: only then is it a second look. The scan behind it may serve other sessions as well.
     const found = await options.find();
@@ -68,12 +71,13 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
     const leftovers = [...root, ...found];
     options.onAwaiting(leftovers);
     empty = leftovers.length === 0 ? empty + 1 : 0;
-    if (options.policy === "kill") {
+    if (options.policy() === "kill") {
+      killingSince ??= performance.now();
       const ended = found.filter(({ isShared }) => !isShared);
-      for (const leftover of ended) endProcess(leftover, isOverdue, warned);
+      for (const leftover of ended) endProcess(leftover, isOver(killingSince), warned);
     }
     crashPoint("clean-up.signalled");
-    const graceLeftMs = startedAt + options.graceMs - performance.now();
+    const graceLeftMs = (killingSince ?? startedAt) + options.graceMs - performance.now();
     await options.exits.untilGone(
       leftovers,
       graceLeftMs > 0 ? Math.min(SEARCH_AGAIN_MS, graceLeftMs) : SEARCH_AGAIN_MS,

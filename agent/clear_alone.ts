@@ -10,7 +10,9 @@ import { LeftoverSearch, type SessionMarks } from "./leftovers.ts";
 import { loadLibc } from "./libc.ts";
 
 /** What is cleared away, and how. */
-export interface ClearAloneOptions extends Pick<CleanUpOptions, "root" | "policy" | "graceMs"> {
+export interface ClearAloneOptions extends Pick<CleanUpOptions, "root" | "graceMs"> {
+  /** Whether they are ended or waited for. */
+  policy: ReturnType<CleanUpOptions["policy"]>;
   /** What the command's processes are known by. */
   marks: SessionMarks;
 }
@@ -32,6 +34,7 @@ export async function clearAlone(
   const search = new LeftoverSearch(spared);
   await clearLeftovers({
     ...options,
+    policy: () => options.policy,
     find: () => search.find(options.marks),
     exits: new ExitWatch(LEFTOVER_LOOK_MS, NO_BUDGET),
     onAwaiting: () => {/* nobody asks */},

@@ -101,6 +101,8 @@ export class Session implements Claimant, Listened {
   /** Losses while it had no connection. */
   readonly #untold: LostParams[] = [];
   #isIdentified: boolean;
+  /** Whether its lock was broken while it was ending. */
+  #isBroken = false;
   /** On the monotonic clock, in milliseconds. */
   #endingSince = Infinity;
   /** Why it is being ended: by this agent, or by a predecessor that did not finish. */
@@ -393,10 +395,14 @@ export class Session implements Claimant, Listened {
    * Ends the session: tells it, ends its sshd if that still lives, clears its processes away by the
    * policy of its locks, and only then frees them.
    *
-   * @param cause Why; the first cause is the one that is told.
+   * @param cause Why; the first cause is the one that is told. Where it is ending already, and its
+   * processes are waited for, a break ends them.
    */
   end(cause: EndCause): void {
-    if (this.state === "ending") return;
+    if (this.state === "ending") {
+      this.#isBroken ||= cause.reason === "broken";
+      return;
+    }
     this.state = "ending";
     this.#endingSince = performance.now();
     this.#ending = cause;
@@ -454,7 +460,7 @@ export class Session implements Claimant, Listened {
     return clearLeftovers({
       ...this.#clearParts(),
       root: this.kind === "ssh" ? this.#marks.root : undefined,
-      policy,
+      policy: () => this.#isBroken ? "kill" : policy,
       graceMs,
       find: () => this.findProcesses(),
     });

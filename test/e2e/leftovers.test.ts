@@ -66,6 +66,24 @@ test("status shows an ending session and what it waits for; drain waits and kill
   await watcher.request("claim", { name: "x", waitMs: 10_000 });
 });
 
+test("a break ends what a session that is ending waits for", { skip }, async () => {
+  await using host = await startHost();
+  const first = host.open(`nohup sleep 1000 >/dev/null 2>&1 & echo $! >$DIR/work`);
+  await claim(first, "a", { name: "x", onEnd: "drain", graceMs: 60_000 });
+  const work = await host.pid("work");
+  await first.kill();
+  await using second = await host.agent.client("b");
+  const waiting = second.request("claim", { name: "x", waitMs: 60_000 }, 60_000);
+  await until(async () => {
+    const { locks } = await second.request<Status>("status", { name: "x" });
+    return locks[0]!.holders[0]?.awaiting?.some(({ pid }) => pid === work);
+  }, { what: "an ending session that waits for its work" });
+  assert.ok(isAlive(work));
+  await second.request("break", { name: "x", reason: "it hangs" });
+  await waiting;
+  assert.equal(isAlive(work), false);
+});
+
 test("a lock file that is replaced while its session ends hands the lock to nobody sooner", {
   skip,
 }, async () => {
