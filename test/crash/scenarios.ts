@@ -156,7 +156,10 @@ export const SCENARIOS: readonly Scenario[] = [
     ["end.told", "clean-up.found", "end.finished"],
     "a start that ends a session",
     async (c) => {
-      await (await c.mortal()).die();
+      const mortal = await c.mortal();
+      // Else this agent may be done with the end before it is killed, and leave none to the start.
+      signalPid(c.agentPid, "SIGSTOP");
+      await mortal.die();
     },
     { inStart: true },
   ),
