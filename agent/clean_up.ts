@@ -85,28 +85,6 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
   }
 }
 
-/**
- * Ends the sshd of a session whose other processes nobody looks after, and waits until it is gone:
- * whoever wakes up at its other end can do nothing more here.
- *
- * @param options How.
- */
-export async function endRootAlone(
-  options: Pick<CleanUpOptions, "graceMs" | "exits" | "onAwaiting"> & { root: ProcessId },
-): Promise<void> {
-  const startedAt = performance.now();
-  const warned = new Set<string>();
-  for (;;) {
-    const root = livingRoot(options.root);
-    options.onAwaiting(root);
-    if (root.length === 0) return;
-    const graceLeftMs = startedAt + options.graceMs - performance.now();
-    for (const process of root) endProcess(process, graceLeftMs <= 0, warned);
-    const limitMs = graceLeftMs > 0 ? Math.min(SEARCH_AGAIN_MS, graceLeftMs) : SEARCH_AGAIN_MS;
-    await options.exits.untilGone(root, limitMs);
-  }
-}
-
 function livingRoot(root: ProcessId): Leftover[] {
   const stat = isAlive(root) ? readStat(root.pid) : undefined;
   if (stat === undefined) return [];

@@ -14,7 +14,7 @@ import type {
   QueuedParams,
   TakeoverNotice,
 } from "../protocol/messages.ts";
-import { type CleanUpOptions, clearLeftovers, endRootAlone } from "./clean_up.ts";
+import { type CleanUpOptions, clearLeftovers } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
@@ -451,24 +451,30 @@ export class Session implements Claimant, Listened {
     }
   }
 
-  /** The sshd of a session must be gone whatever the policy: it could start more processes. */
+  /** Whoever wakes up at the other end of its sshd can do nothing more here; the rest is left alone. */
   #endRoot(graceMs: number): Promise<void> {
-    return endRootAlone({ ...this.#clearParts(), root: this.#marks.root, graceMs });
+    return clearLeftovers({
+      ...this.#clearParts(),
+      graceMs,
+      policy: () => "drain",
+      find: () => Promise.resolve([]),
+    });
   }
 
   #clear(policy: "kill" | "drain", graceMs: number): Promise<void> {
     return clearLeftovers({
       ...this.#clearParts(),
-      root: this.kind === "ssh" ? this.#marks.root : undefined,
-      policy: () => this.#isBroken ? "kill" : policy,
       graceMs,
+      policy: () => this.#isBroken ? "kill" : policy,
       find: () => this.findProcesses(),
     });
   }
 
-  #clearParts(): Pick<CleanUpOptions, "exits" | "onAwaiting"> {
+  #clearParts(): Pick<CleanUpOptions, "root" | "exits" | "onAwaiting"> {
     const { table, leftovers } = this.#parts;
     return {
+      // The sshd of a session must be gone whatever the policy: it could start more processes.
+      root: this.kind === "ssh" ? this.#marks.root : undefined,
       exits: leftovers,
       onAwaiting: (leftovers) => {
         const shown = leftovers.slice(0, MAX_AWAITING_SHOWN);
