@@ -75,7 +75,7 @@ export class AgentService implements LockService {
   readonly #watches = new Map<string, ClaimWatch>();
   /** Locks that are held: the rest of the watches are claims that wait. */
   readonly #held = new Set<string>();
-  /** Locks whose claim or release is not answered: if the link is lost, the agent may have them as ours. */
+  /** Locks whose claim is not answered: if the link is lost, the agent may have them as ours. */
   readonly #inDoubt = new Set<string>();
 
   /**
@@ -210,28 +210,39 @@ export class AgentService implements LockService {
     this.#client.close(new AgentError("link-closed", "Cannot go on: the session is closed"));
   }
 
-  async #release(name: string): Promise<number> {
+  /** Asks until it is answered, over another link if need be: only then is it free. */
+  async #release(name: string): Promise<number | undefined> {
     if (this.#resuming !== undefined) await this.#resuming;
     const watch = this.#watches.get(name);
     this.#watches.delete(name);
-    this.#inDoubt.add(name);
     try {
-      const { heldMs } = await this.#client.request("release", { name }) as ReleaseResult;
-      this.#inDoubt.delete(name);
-      return heldMs;
-    } catch (error) {
-      if (error instanceof WireError) this.#inDoubt.delete(name);
-      // Lost on the way: whoever releases is to know that it was not held to the end.
-      if (watch !== undefined && isNotHeld(error)) {
-        watch.onLoss({
-          reason: "session-ended",
-          detail: "the agent no longer had it at its release",
-        });
+      for (let isRepeated = false;; isRepeated = true) {
+        const client = this.#client;
+        try {
+          return (await client.request("release", { name }) as ReleaseResult).heldMs;
+        } catch (error) {
+          // The first request had been heard, and its answer had not.
+          if (isRepeated && isNotHeld(error)) return undefined;
+          // Lost on the way: whoever releases is to know that it was not held to the end.
+          if (isNotHeld(error)) {
+            watch?.onLoss({
+              reason: "session-ended",
+              detail: "the agent no longer had it at its release",
+            });
+          }
+          if (error instanceof WireError || !await this.#goesOnAfter(client)) throw error;
+        }
       }
-      throw error;
     } finally {
       this.#forget(name);
     }
+  }
+
+  /** Whether the session goes on over another link than this one, on which a request has failed. */
+  async #goesOnAfter(client: AgentClient): Promise<boolean> {
+    if (!this.#isClosed) await client.closed;
+    await this.#resuming;
+    return !this.#isClosed && client !== this.#client;
   }
 
   #connect(link: Link, hello: Partial<HelloParams>): AgentClient {
@@ -254,12 +265,13 @@ export class AgentService implements LockService {
   }
 
   /**
-   * Tries until the locks would be given up anyway; the heartbeat's clock goes on meanwhile. Only to
-   * give back what is in doubt, it tries once.
+   * Tries until the locks would be given up anyway; the heartbeat's clock goes on meanwhile. Those in
+   * doubt are a reason, too: a session that has one and stays away is ended by the agent, and its SSH
+   * session with it.
    */
   async #resume(detail: string): Promise<void> {
     let why = detail;
-    for (let tries = 0; !this.#isClosed && (this.#held.size > 0 || tries === 0); tries++) {
+    while (!this.#isClosed) {
       this.#heartbeat.check();
       const outcome = await this.#tryResume(this.#hello!.session.secret);
       if (outcome === "resumed") return this.#reconnect.onResumed(detail);
@@ -297,10 +309,13 @@ export class AgentService implements LockService {
   /** Nobody here answers for these locks: kept, they would shut others out until silence ends the session. */
   async #giveBackInDoubt(client: AgentClient, locks: { name: string }[]): Promise<void> {
     const ours = locks.filter(({ name }) => this.#inDoubt.has(name) && !this.#held.has(name));
+    await Promise.all(ours.map(({ name }) =>
+      client.request("release", { name }).catch((error) => {
+        if (!(error instanceof WireError)) throw error;
+      })
+    ));
     this.#inDoubt.clear();
-    await Promise.all(
-      ours.map(({ name }) => client.request("release", { name }).catch(() => {})),
-    );
+    this.#restIfIdle();
   }
 
   #accept(hello: HelloResult): void {
@@ -364,7 +379,12 @@ export class AgentService implements LockService {
   #forget(name: string): void {
     this.#watches.delete(name);
     this.#held.delete(name);
-    if (this.#watches.size === 0) this.#heartbeat.stop();
+    this.#restIfIdle();
+  }
+
+  #restIfIdle(): void {
+    const wanted = this.#watches.size + this.#held.size + this.#inDoubt.size;
+    if (wanted === 0 || this.#isClosed) this.#heartbeat.stop();
   }
 }
 

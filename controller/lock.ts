@@ -45,6 +45,7 @@ export class Lock implements AsyncDisposable {
   readonly #controller = new AbortController();
   #grant: Grant | undefined;
   #release: Promise<void> | undefined;
+  #grantedAtMs = 0;
 
   /**
    * @param parts What it is made of.
@@ -135,6 +136,7 @@ export class Lock implements AsyncDisposable {
    */
   grant(grant: Grant): this {
     this.#grant = grant;
+    this.#grantedAtMs = performance.now();
     return this;
   }
 
@@ -152,13 +154,13 @@ export class Lock implements AsyncDisposable {
   }
 
   async #letGo(): Promise<void> {
+    const heldMs = () => Math.round(performance.now() - this.#grantedAtMs);
     try {
-      const heldMs = await this.#grant?.release() ?? 0;
-      this.#parts.onEnd({ heldMs });
+      this.#parts.onEnd({ heldMs: await this.#grant?.release() ?? heldMs() });
     } catch (error) {
       if (this.#controller.signal.aborted) return;
-      // The link ended under the release. The agent lets go of what a link had when it ends.
-      this.#parts.onEnd({ heldMs: 0 });
+      // The session ended under the release: the agent lets go of what it had.
+      this.#parts.onEnd({ heldMs: heldMs() });
       if (!isGone(error)) throw error;
     }
   }

@@ -38,8 +38,11 @@ export interface Grant {
   takenFrom?: string[] | undefined;
   /** Present when it had stayed reserved for this owner after a dropped link. */
   unparked?: true | undefined;
-  /** Lets the lock go. Resolves once it is free: with how long it was held, in milliseconds. */
-  release(): Promise<number>;
+  /**
+   * Lets the lock go. Resolves once it is free: with how long it was held, in milliseconds, where the
+   * answer that told it was not lost.
+   */
+  release(): Promise<number | undefined>;
 }
 
 /** What a claim is watched by. */

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { PassThrough } from "node:stream";
 import test from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 
 import type { Link, LinkEnd } from "../../controller/agent_client.ts";
 import { AgentService } from "../../controller/agent_service.ts";
@@ -22,7 +23,9 @@ const HELLO = {
 const GRANT = { name: "deploy", token: 7, holderPid: 99, shared: false, waitedMs: 0 };
 
 /** An agent that says what the test tells it to: some answers no real agent gives. */
-function fakeAgent(nextLink?: Link) {
+function fakeAgent(
+  open: () => Promise<Link> = () => Promise.reject(new ServiceMissingError("gone")),
+) {
   const input = new PassThrough();
   const output = new PassThrough();
   const writes: string[] = [];
@@ -39,11 +42,11 @@ function fakeAgent(nextLink?: Link) {
     },
   };
   const losses: Loss[] = [];
-  const nobody = () => Promise.reject(new ServiceMissingError("nobody is there any more"));
+  let giveUps = 0;
   const service = new AgentService("streamlocal", link, { owner: "me/1" }, {
-    open: nextLink === undefined ? nobody : () => Promise.resolve(nextLink),
+    open,
     onResumed: () => {},
-    onGiveUp: () => {},
+    onGiveUp: () => giveUps++,
   });
   const claim = (signal?: AbortSignal) =>
     service.claim({ name: "deploy" }, { signal, onLoss: (loss) => losses.push(loss) });
@@ -51,7 +54,16 @@ function fakeAgent(nextLink?: Link) {
     input.write(
       messages.map((m) => JSON.stringify({ jsonrpc: "2.0", ...m as object }) + "\n").join(""),
     );
-  return { service, claim, say, writes, losses, end, isClosed: () => isClosed };
+  return {
+    service,
+    claim,
+    say,
+    writes,
+    losses,
+    end,
+    isClosed: () => isClosed,
+    giveUps: () => giveUps,
+  };
 }
 
 test("hello and the first claim go out in one write", async () => {
@@ -100,14 +112,77 @@ test("a loss that could not be told without a link is told with the refusal to r
   const [input, output] = [new PassThrough(), new PassThrough()];
   output.once("data", () => input.write(`${JSON.stringify({ jsonrpc: "2.0", id: 1, error })}\n`));
   const next = { input, output, closed: new Promise<LinkEnd>(() => {}), close() {} };
-  const { claim, say, losses, end, service } = fakeAgent(next);
+  const { claim, say, losses, end, service } = fakeAgent(() => Promise.resolve(next));
   const granted = claim();
-  const session = { id: "s", secret: "secret", kind: "ssh", resumed: false };
   say({ id: 1, result: { ...HELLO, session } }, { id: 2, result: GRANT });
   await granted;
   end({ detail: "the channel closed", isMissing: false });
   await service.closed;
   assert.deepEqual(losses, [loss]);
+});
+
+/** The next link, which is there at the third try, and what the agent at its other end is asked. */
+function laterAgent(answers: Record<string, unknown>) {
+  const [input, output] = [new PassThrough(), new PassThrough()];
+  const asked: string[] = [];
+  output.on("data", (chunk) => {
+    for (const line of String(chunk).trim().split("\n")) {
+      const { id, method } = JSON.parse(line);
+      asked.push(method);
+      input.write(`${JSON.stringify({ jsonrpc: "2.0", id, result: answers[method] ?? {} })}\n`);
+    }
+  });
+  const link = { input, output, closed: new Promise<LinkEnd>(() => {}), close() {} };
+  let tries = 0;
+  const open = () => ++tries < 3 ? Promise.reject(new Error("nobody")) : Promise.resolve(link);
+  return { open, asked };
+}
+
+const session = { id: "s", secret: "secret", kind: "ssh", resumed: false };
+
+test("a release whose link ends is made over the next link", async () => {
+  const { open, asked } = laterAgent({
+    hello: { ...HELLO, session, locks: [GRANT] },
+    release: { name: "deploy", token: 7, heldMs: 12 },
+  });
+  const { claim, say, losses, end, service } = fakeAgent(open);
+  const granted = claim();
+  say({ id: 1, result: { ...HELLO, session } }, { id: 2, result: GRANT });
+  const released = (await granted).release();
+  end({ detail: "the agent was killed", isMissing: false });
+  assert.equal(await released, 12);
+  assert.deepEqual(asked, ["hello", "ping", "release"]);
+  assert.deepEqual(losses, []);
+  service.close();
+});
+
+test("a lock whose claim was not answered is given back over the next link", async () => {
+  const answers = { hello: { ...HELLO, session, locks: [GRANT] }, status: { locks: [] } };
+  const { open, asked } = laterAgent(answers);
+  const { claim, say, end, service } = fakeAgent(open);
+  const claiming = claim();
+  say({ id: 1, result: { ...HELLO, session } });
+  await service.proven;
+  end({ detail: "the agent was killed", isMissing: false });
+  await assert.rejects(claiming, { code: "link-closed" });
+  // It waits until the session goes on.
+  await service.status();
+  assert.deepEqual(asked, ["hello", "ping", "release", "status"]);
+  service.close();
+});
+
+test("a claim at a session that has ended counts no silence", async () => {
+  const gone = Object.assign(new Error("the connection has ended"), { name: "ConnectError" });
+  const { claim, say, end, service, giveUps } = fakeAgent(() => Promise.reject(gone));
+  const granted = claim();
+  const times = { heartbeatMs: 10, giveUpMs: 40, silenceMs: 60 };
+  say({ id: 1, result: { ...HELLO, ...times, session } }, { id: 2, result: GRANT });
+  await granted;
+  end({ detail: "the agent was killed", isMissing: false });
+  await service.closed;
+  await assert.rejects(claim(), { code: "link-closed" });
+  await delay(3 * times.giveUpMs);
+  assert.equal(giveUps(), 0);
 });
 
 test("a link that ends before any answer is a missing agent, after it a lost one", async () => {

@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import test, { after, before } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
 
 import { LockLostError } from "../../controller/errors.ts";
 import type { LogEvent, LossEvent } from "../../controller/events.ts";
@@ -156,6 +157,34 @@ for (const signal of ["SIGKILL", "SIGTERM"] as const) {
     assert.ok((again.token as number) > (token as number));
   });
 }
+
+test(
+  "a release that its agent does not live to hear is made at the next one",
+  { skip },
+  async () => {
+    await using made = await makeAgentDirs();
+    await using restarted = await startHost({ dirs: made.dirs });
+    await using session = await restarted.connect({ transport: "streamlocal" });
+    const lock = await claim(session, "let-go");
+    const agent = restarted.agent as NonNullable<Host["agent"]>;
+    await freeze(agent.pid);
+    const released = lock.release();
+    await agent.kill();
+    await delay(400); // it tries several times, and nobody is there
+    await using next = await startAgent({ dirs: made.dirs });
+    await released;
+    await using rival = await restarted.connect({ owner: "rival/1" });
+    await using theirs = await rival.claim("let-go");
+    assert.ok((theirs.token as number) > (lock.token as number));
+    // It is the same session still: nobody ends it for having been silent.
+    await using again = await session.claim("another");
+    assert.equal((await session.exec("echo usable", { signal: again.signal })).stdout, "usable\n");
+    await again.release();
+    await theirs.release();
+    const ended = next.events.all.filter(({ event }) => event === "session-ending");
+    assert.deepEqual(ended, []);
+  },
+);
 
 test("an agent that does not come back is a loss by silence", { skip }, async () => {
   await using dying = await startHost();
