@@ -9,6 +9,13 @@ import { addResults, closingLine, noResults } from "./test_results.ts";
 // --no-build the tests run on what dist/ has.
 const flags = process.argv.slice(2).filter((word) => word.startsWith("--"));
 const patterns = process.argv.slice(2).filter((word) => !word.startsWith("--"));
+const known = ["--tests-only", "--no-build"];
+const unknown = flags.find((flag) => !known.includes(flag));
+if (unknown !== undefined) {
+  if (unknown !== "--help") complain(`Unknown option ${unknown}`);
+  say(`Usage: npm test [-- [${known.join("] [")}] [PATTERN...]]`);
+  process.exit(unknown === "--help" ? 0 : 125);
+}
 const testsOnly = patterns.length > 0 || flags.includes("--tests-only");
 
 const results = noResults();

@@ -10,6 +10,9 @@ import { sabotageHolder } from "./sabotage.ts";
 
 const seed = Number(process.env.SSHLOCK_HISTORY_SEED ?? 1);
 
+/** Runs until a bug has to have been found. */
+const TRIES = 3;
+
 /** Each runs once: every other one under either runtime, since the agent is the same program there. */
 const ofThisRun = (_: BrokenCase, index: number) => (index % 2 === 1) === isDeno();
 
@@ -38,9 +41,15 @@ function findsOut(what: string, broken: BrokenCase): void {
   const needsSsh = (broken.crowd?.library ?? 0) > 0;
   const skip = missing ?? (needsSsh ? whyNoSshd() : undefined) ??
     (broken.needsRoot === true ? requires(root) : undefined);
-  test(`${what} ${broken.name}`, { skip, timeout: 120_000 }, async (t) => {
-    const { caughtBy, result: { verdict, elapsedMs } } = await findOut(broken, seed);
-    t.diagnostic(`${caughtBy} after ${verdict.operations} operations, ${elapsedMs} ms`);
+  test(`${what} ${broken.name}`, { skip, timeout: TRIES * 110_000 }, async (t) => {
+    let caughtBy: string | undefined;
+    // What shows a bug is a matter of chance: a run in which nothing has shown it is followed by another.
+    for (let tries = 0; tries < (isMended ? 1 : TRIES) && caughtBy === undefined; tries++) {
+      const { result, ...found } = await findOut(broken, seed + tries);
+      caughtBy = found.caughtBy;
+      const { verdict: { operations }, elapsedMs } = result;
+      t.diagnostic(`${caughtBy ?? "nothing"} after ${operations} operations, ${elapsedMs} ms`);
+    }
     if (isMended) return assert.equal(caughtBy, undefined, `seed ${seed}: it is not broken`);
     assert.notEqual(caughtBy, undefined, `seed ${seed}: nothing has shown it`);
   });

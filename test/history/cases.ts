@@ -105,8 +105,18 @@ export const bugs: BrokenCase[] = [
     name: "does not look whether the locked file is still the lock's",
     patches: [patch(kernelClaim, "!claim.isSettled && isStillThere(file)", "!claim.isSettled")],
     faults: { "lock-file-unlinked": 1 },
+    // A long time between locking and looking, and others who take the new file meanwhile.
+    setting: [patch(
+      kernelClaim,
+      "      onWaiting,\n    });",
+      "      onWaiting,\n    });\n" +
+        '    if (outcome.kind === "locked") await new Promise((then) => setTimeout(then, 3000));',
+    )],
     crowd: { shell: 3 },
-    more: { locks: 1, unlinkedLocks: 1, waiting: 70, faultPauseMs: 300, holdMs: 100 },
+    more: {
+      ...{ locks: 1, unlinkedLocks: 1, waiting: 0, faultPauseMs: 4000 },
+      ...{ toolHoldMs: 1000, pauseUs: 50_000 },
+    },
   },
   {
     name: "keeps no descriptor of what its holder has locked",
@@ -358,8 +368,9 @@ export const defences: BrokenCase[] = [
     name: "agent stopped: an older generation goes on beside its successor",
     patches: [patch("agent/server.ts", "  await endOlderGenerations(runFile, log);\n", "")],
     faults: { "agent-superseded": 1 },
-    crowd: { library: 3 },
-    more: { locks: 1, holdMs: 1000 },
+    // Held for long by sessions that live on: the older one ends them when their silence is over.
+    crowd: { library: 3, localProcesses: 0 },
+    more: { locks: 3, holdMs: 15_000, faultPauseMs: 3000 },
     isSeen: ({ losses }) => Object.keys(losses).length > 0,
   },
   {

@@ -37,10 +37,18 @@ export interface Ownership {
   /** All that has been seen of it lies between these two, and it was held in between. */
   first: Sign;
   last: Sign;
+  /** Its lock was not taken before, in nanoseconds. */
+  notBefore: number;
 }
 
 /** An event that proves that a lock was held when it is stamped. */
 export type Sign = StepEvent | ActEvent;
+
+/** Something happened between these two, in nanoseconds. */
+export interface Span {
+  from: number;
+  to: number;
+}
 
 /** A history, sorted by what its events are about. */
 export interface SortedHistory {
@@ -48,7 +56,7 @@ export interface SortedHistory {
   /** By lock, in the order of their first signs; those without any sign are not among them. */
   locks: Map<string, Ownership[]>;
   /** By lock: when its file was taken away or replaced. */
-  replacedAt: Map<string, number[]>;
+  replacedAt: Map<string, Span[]>;
   /** By `CLIENT#N`: when the agent was first heard to end the session that the claim was made in. */
   endingAt: Map<string, number>;
   /** By token: claims that the agent granted, as its log says, and whose clients were ended before they read it. */
@@ -83,7 +91,7 @@ export function sortHistory(events: Iterable<HistoryEvent>, report: Report): Sor
   addActs(claims, acts, report);
   sorted.claims = [...claims.values()];
   sorted.unheard = collectUnheard(sorted.agent, claims);
-  sorted.locks = collectOwnerships(sorted.claims);
+  sorted.locks = collectOwnerships(sorted.claims, sorted.unheard);
   findOutWhoJoined(sorted.claims);
   return sorted;
 }
@@ -91,7 +99,8 @@ export function sortHistory(events: Iterable<HistoryEvent>, report: Report): Sor
 function addFault({ faults, replacedAt }: SortedHistory, event: FaultEvent): void {
   faults.push(event);
   if (event.kind !== replacedFault || event.l === undefined) return;
-  replacedAt.set(event.l, [...replacedAt.get(event.l) ?? [], event.t]);
+  const span = { from: event.t, to: event.until ?? event.t };
+  replacedAt.set(event.l, [...replacedAt.get(event.l) ?? [], span]);
 }
 
 /** The agent tells which session a claim is of when it grants it. */
@@ -162,7 +171,10 @@ function addActs(claims: Map<string, Claim>, acts: ActEvent[], report: Report): 
   }
 }
 
-function collectOwnerships(claims: readonly Claim[]): Map<string, Ownership[]> {
+function collectOwnerships(
+  claims: readonly Claim[],
+  unheard: ReadonlyMap<number, Claim[]>,
+): Map<string, Ownership[]> {
   const byKey = new Map<string, Ownership>();
   for (const claim of claims) {
     const { granted } = claim;
@@ -174,9 +186,12 @@ function collectOwnerships(claims: readonly Claim[]): Map<string, Ownership[]> {
     const key = `${lock} ${token ?? `${granted.c}#${granted.n}`}`;
     const found = byKey.get(key);
     if (found === undefined) {
-      byKey.set(key, { lock, token, claims: [claim], first, last });
+      const all = [claim, ...unheard.get(token ?? NaN) ?? []];
+      const notBefore = Math.min(...all.map(({ claim: { t } }) => t));
+      byKey.set(key, { lock, token, claims: [claim], first, last, notBefore });
     } else {
       found.claims.push(claim);
+      found.notBefore = Math.min(found.notBefore, claim.claim.t);
       if (first.t < found.first.t) found.first = first;
       if (last.t > found.last.t) found.last = last;
     }

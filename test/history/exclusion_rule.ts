@@ -1,4 +1,10 @@
-import { excludeEachOther, type Ownership, type SortedHistory } from "./claims.ts";
+import {
+  excludeEachOther,
+  isRemote,
+  type Ownership,
+  type SortedHistory,
+  type Span,
+} from "./claims.ts";
 import { type Report, violation } from "./violations.ts";
 
 /**
@@ -32,13 +38,21 @@ export function checkExclusion({ locks, replacedAt }: SortedHistory, report: Rep
   }
 }
 
-/** Whether the lock's file was taken away between the grants of these two. */
+/** Whether the lock's file was taken away between the grants of these two, one of which had the old file. */
 export function isFileReplaced(
-  times: readonly number[] | undefined,
+  spans: readonly Span[] | undefined,
   earlier: Ownership,
   later: Ownership,
 ): boolean {
-  return times?.some((t) => earlier.first.t < t + underwayNs && t < later.first.t) ?? false;
+  return spans?.some((span) =>
+    earlier.first.t < span.from + underwayNs && span.from < later.first.t &&
+    (mayHaveOldFile(earlier, span) || mayHaveOldFile(later, span))
+  ) ?? false;
+}
+
+/** Who claims after the file was taken away locks the new one, and so does who waited for much longer. */
+function mayHaveOldFile({ notBefore, first, claims }: Ownership, { from, to }: Span): boolean {
+  return notBefore < to && (first.t < from + underwayNs || claims.some(isRemote));
 }
 
 function nameOf({ claims, token }: Ownership): string {

@@ -24,7 +24,7 @@ import { replacedFault } from "./claims.ts";
 import type { Host } from "./host.ts";
 import type { Network } from "./network.ts";
 import type { Random } from "./random.ts";
-import type { Recorder } from "./recorder.ts";
+import { nowNs, type Recorder } from "./recorder.ts";
 
 /** What faults are done to. */
 export interface FaultTargets {
@@ -178,9 +178,9 @@ export const faults: Record<string, Fault> = {
   [replacedFault]: ({ host, unlinked, random, recorder }) => {
     const lock = pick(unlinked, random);
     if (lock === undefined) return Promise.resolve(false);
-    // Stamped before: whoever is granted after it has to have looked.
-    recorder.write({ e: "fault", kind: replacedFault, l: lock });
+    const t = nowNs();
     tryOn(host, lock, (path) => unlinkSync(path));
+    recorder.write({ e: "fault", kind: replacedFault, l: lock, until: nowNs() }, t);
     return Promise.resolve(false);
   },
 };

@@ -80,6 +80,8 @@ export interface RunOptions {
   graceMs?: number;
   /** The longest time that local clients and controllers hold a lock on purpose, in milliseconds. */
   holdMs: number;
+  /** The same for flock(1) and the shell protocol; 12 unless told. */
+  toolHoldMs?: number;
   /** It ends when so many operations are done, but not before `minMs`. */
   operations: number;
   /** With fewer of them by the deadline something hangs; all of them, unless told. */
@@ -319,6 +321,7 @@ class Run implements AsyncDisposable {
         ...["run", ...dirArgs(dirs), "--holder", resolve(builtHolder())],
       ],
       actor: this.#actor,
+      toolHoldMs: this.#options.toolHoldMs ?? 12,
       kills: endings.length > 0 ? Math.max(25, endingShare) : 0,
       pauseUs: this.#options.toolPauseUs ?? Math.max(base.pauseUs, 40_000),
     };

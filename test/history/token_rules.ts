@@ -1,4 +1,10 @@
-import { type Claim, excludeEachOther, type Ownership, type SortedHistory } from "./claims.ts";
+import {
+  type Claim,
+  excludeEachOther,
+  type Ownership,
+  type SortedHistory,
+  type Span,
+} from "./claims.ts";
 import { isFileReplaced } from "./exclusion_rule.ts";
 import { type Report, violation } from "./violations.ts";
 
@@ -52,7 +58,7 @@ function checkUnique(claims: readonly Claim[], report: Report): void {
 
 function checkRising(
   ownerships: readonly Ownership[],
-  replacedAt: readonly number[] | undefined,
+  replacedAt: readonly Span[] | undefined,
   onFalling: (earlier: Ownership, later: Ownership) => void,
 ): void {
   let highest: Ownership | undefined;

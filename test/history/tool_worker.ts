@@ -23,6 +23,8 @@ export interface ToolConfig extends WorkerConfig {
   actor: string[];
   /** Of 100 programs, how many are killed. */
   kills: number;
+  /** How long flock(1) and the shell protocol hold a lock, in milliseconds, at most. */
+  toolHoldMs: number;
 }
 
 interface Client {
@@ -157,8 +159,9 @@ async function claimByFlock(client: Client): Promise<boolean> {
 }
 
 async function act({ c, n, random }: Client): Promise<void> {
-  for (let turn = random.below(4); turn >= 0; turn--) {
+  const endsAt = performance.now() + random.below(config.toolHoldMs);
+  do {
     recorder.write({ e: "act", c, n, by: "self" });
     await delay(1 + random.below(4));
-  }
+  } while (performance.now() < endsAt);
 }
