@@ -18,8 +18,8 @@ export interface Takeover {
   readonly deadlineMs: number;
   /** Whether the claimant may end all sessions that had the lock when it claimed. */
   readonly mayForce: boolean;
-  /** The sessions' parts that were asked for, and when the time of each is over. */
-  readonly asked: Map<Grant, { endsAt: number; timer: ReturnType<typeof setTimeout> }>;
+  /** The sessions' parts that were asked for. */
+  readonly asked: Map<Grant, Asked>;
   /** The owners who were asked. */
   readonly askedOwners: Set<string>;
 }
@@ -30,6 +30,16 @@ export interface TakeoverRights {
   readonly mayForce: boolean;
   /** The deadline where the claim names none, in milliseconds. */
   readonly takeoverDeadlineMs: number;
+}
+
+/** What a session was asked. */
+export interface Asked {
+  /** When its time is over. */
+  endsAt: number;
+  /** Whether it is ended then. */
+  forced: boolean;
+  /** Goes off when its time is over. */
+  timer: ReturnType<typeof setTimeout>;
 }
 
 /** A claim from the request to its answer. */
@@ -79,6 +89,11 @@ export class PendingClaim {
   /** How long it has waited, in milliseconds. */
   get waitedMs(): number {
     return Math.round(performance.now() - this.startedAt);
+  }
+
+  /** When it will have waited as long as it wants to. */
+  get waitsUntil(): number {
+    return this.startedAt + this.waitMs;
   }
 
   /** Whether it goes before claims that can only wait. */

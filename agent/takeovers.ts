@@ -82,25 +82,28 @@ export class Takeovers {
     if (asked.has(grant) || claim.isSettled) return;
     // Nobody is there to be asked when the lock is only reserved.
     const deadlineMs = grant.ownership.parked === undefined ? timeFor(grant, takeover) : 0;
-    const force = () => this.#force(grant, claim);
-    const timer = setTimeout(force, deadlineMs);
-    asked.set(grant, { endsAt: performance.now() + deadlineMs, timer });
+    const endsAt = performance.now() + deadlineMs;
+    // Who does not wait for so long will have been refused by then.
+    const forced = claim.waitsUntil > endsAt &&
+      this.#parts.rights.mayEnd(claim.claimant.peer, grant.claimant.peer.uid);
+    const timer = setTimeout(() => this.#force(grant, claim), deadlineMs);
+    asked.set(grant, { endsAt, forced, timer });
     askedOwners.add(grant.claimant.owner);
-    const facts = { ...eventFacts(grant), ...this.#factsOf(grant, claim), deadlineMs };
+    const facts = { ...eventFacts(grant), ...factsOf(grant, claim), deadlineMs };
     this.#parts.log("takeover-asked", facts);
     this.#tell(grant, claim, deadlineMs);
     this.#parts.announce("takeover", claim.claimant, entry);
   }
 
   #tell(grant: Grant, claim: PendingClaim, deadlineMs: number): void {
-    const { by, byUid, why: reason, forced } = this.#factsOf(grant, claim);
+    const { by, byUid, why: reason, forced } = factsOf(grant, claim);
     const { name } = grant.ownership;
     grant.claimant.notifyTakeover({ name, by, byUid, reason, deadlineMs, forced });
   }
 
   #force(grant: Grant, claim: PendingClaim): void {
     const isPresent = partsOf(grant.ownership).includes(grant);
-    const facts = this.#factsOf(grant, claim);
+    const facts = factsOf(grant, claim);
     const isEnding = grant.ownership.parked === undefined && grant.claimant.state === "ending";
     if (claim.isSettled || !isPresent || isEnding || !facts.forced) return;
     const { by, byUid, why } = facts;
@@ -108,12 +111,12 @@ export class Takeovers {
     const detail = `taken over by ${by} (${userName(byUid) ?? `uid ${byUid}`}): ${why}`;
     this.#parts.end(grant, { reason: "taken-over", detail });
   }
+}
 
-  #factsOf({ claimant }: Grant, claim: PendingClaim) {
-    const { owner: by, peer } = claim.claimant;
-    const forced = this.#parts.rights.mayEnd(peer, claimant.peer.uid);
-    return { by, byUid: peer.uid, why: claim.takeover!.reason, forced };
-  }
+function factsOf(grant: Grant, { claimant, takeover }: PendingClaim) {
+  const { reason: why, asked } = takeover!;
+  const { owner: by, peer } = claimant;
+  return { by, byUid: peer.uid, why, forced: asked.get(grant)?.forced ?? false };
 }
 
 /** Who joins later has what is left of the time: else an owner could put the deadline off for ever. */

@@ -56,6 +56,21 @@ test("who does not release it in time loses it, and both sides and the log say w
   }
 });
 
+test("a claim that does not wait for the deadline forces nothing, and says so", async () => {
+  await using agent = await startAgent();
+  await using a = await agent.client("a");
+  await using b = await agent.client("b");
+  await a.request("claim", MINE);
+  const takeover = { reason: "repair db1", deadlineMs: 1_000 };
+  for (const waitMs of [0, 20]) {
+    const refused = b.request("claim", { ...MINE, waitMs, takeover });
+    const { params } = await a.notification("takeover");
+    assert.equal(params.forced, false);
+    await assert.rejects(refused, (error: RpcError) => error.data?.code === "contended");
+  }
+  assert.deepEqual(await a.request("ping", {}), {});
+});
+
 test("a takeover by force goes before claims that can only wait, and these keep their order", async () => {
   await using agent = await startAgent();
   await using a = await agent.client("a");
