@@ -14,7 +14,7 @@ import {
 import { childExit } from "../support/child.ts";
 import { until } from "../support/events.ts";
 import { flock } from "../support/flock.ts";
-import { descendants, killAndConfirm, signalPid } from "../support/processes.ts";
+import { descendants, killAndConfirm, readStat, signalPid } from "../support/processes.ts";
 import { lockPath } from "../support/shell_lock.ts";
 
 function both(name: string, body: (dirs: AgentDirs, t: TestContext) => Promise<void>): void {
@@ -45,6 +45,8 @@ async function inShell(dirs: AgentDirs, script: string) {
 both("the command has no descriptor of the lock, of a socket or of the keeper", async (dirs) => {
   await using run = startCommand(dirs, ["run", "x", "sh", "-c", "echo $$; exec cat"]);
   const pid = Number(await run.out.waitFor(() => true));
+  const waits = () => readStat(pid)?.comm === "cat" && readStat(pid)?.state === "S";
+  await until(waits, { what: "cat, whose start is over" });
   const targets = readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`));
   assert.deepEqual(targets.filter((target) => target.includes("session-lock-")), []);
   assert.deepEqual(targets.filter((target) => target.startsWith("anon_inode:")), []);
