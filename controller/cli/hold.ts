@@ -45,8 +45,9 @@ export async function holdLock(args: HoldArguments): Promise<number> {
   const options = { ...connectOptionsOf(args), signal };
   await using session = await connect(targetOf(args), options);
   await using lock = await claim(session, args, waitMs, signal);
-  printLock(lock, session.host, args.json === true);
+  // First: who reads that it is held may press ^Z at once.
   passStopsOn(lock);
+  printLock(lock, session.host, args.json === true);
   const end = AbortSignal.any([signal, lock.signal]);
   if (!end.aborted) await once(end, "abort");
   if (end.reason instanceof StoppedError) return EXIT.ok;
