@@ -180,12 +180,18 @@ async function setLogind(file: string, line: string): Promise<void> {
 }
 
 async function loginSessions(): Promise<string[]> {
-  const text = await host.sh("loginctl list-sessions --no-legend");
+  const text = await loginctl("list-sessions");
   return text.split("\n").map((line) => line.trim().split(/\s+/)[0]!);
 }
 
+/** It asks about each one in turn, and fails where one has gone meanwhile. */
+async function loginctl(list: string): Promise<string> {
+  const ask = `loginctl ${list} --no-legend`;
+  return await host.sh(`until text=$(${ask}); do sleep 0.05; done; echo "$text"`);
+}
+
 async function untilLoggedOut(user: string): Promise<void> {
-  await until(async () => !(await host.sh("loginctl list-users --no-legend")).includes(user), {
+  await until(async () => !(await loginctl("list-users")).includes(user), {
     what: `the logout of ${user}`,
     deadlineMs: 30_000,
     intervalMs: 50,
