@@ -93,10 +93,15 @@ export class HolderProcess implements Holder {
     return this.#child.pid ?? 0;
   }
 
-  /** Read once: each record of its lock tells it. */
+  /** When the process was started, as /proc tells it; 0 when that could not be read while it ran. */
   get startTime(): number {
-    this.#startTime ??= this.#isAlive ? readStat(this.pid)?.startTime : undefined;
+    this.learnStartTime();
     return this.#startTime ?? 0;
+  }
+
+  /** Reads the start time, once. */
+  learnStartTime(): void {
+    this.#startTime ??= this.#isAlive ? readStat(this.pid)?.startTime : undefined;
   }
 
   /** Whether the process still runs, as far as has been heard. */
@@ -261,7 +266,10 @@ export class HolderPool {
     this.#isRefilling = true;
     setTimeout(() => {
       this.#isRefilling = false;
-      if (!this.#isClosed && this.sparePid === undefined) this.#spare = this.#start();
+      if (this.#isClosed || this.sparePid !== undefined) return;
+      this.#spare = this.#start();
+      // Now that nobody waits for it: the record of its lock will tell it.
+      this.#spare.learnStartTime();
     }, REFILL_AFTER_MS);
   }
 

@@ -24,15 +24,11 @@
  */
 
 import { performance } from "node:perf_hooks";
-import process from "node:process";
 import {
   type ChangeEvent,
   type ChangeParams,
   type ClaimParams,
   type ClaimResult,
-  type ContendedFacts,
-  describeHolder,
-  describeMs,
   type HolderFacts,
   type LockFacts,
   type LossReason,
@@ -70,27 +66,19 @@ import {
   isOver,
   type Ownership,
   partsOf,
-  toRecord,
 } from "./ownership.ts";
+import { startNewHolder } from "./new_holder.ts";
 import { NextRun } from "./next_run.ts";
 import { PendingClaim } from "./pending_claim.ts";
-import { readBootId, readPidNamespace, readStat } from "./proc.ts";
+import { Recorder } from "./recorder.ts";
 import { type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
+import { alreadyClaimed, cancelled, checkParking, contended, notRecorded } from "./refusals.ts";
 import type { Rights } from "./rights.ts";
 import { Takeovers } from "./takeovers.ts";
 import type { TokenStore } from "./token_store.ts";
 
-/** How often a killed holder is replaced in a row without success before its lock is lost. */
-const MAX_HOLDER_RESTARTS = 5;
-
-/** Pause between two such tries, in milliseconds: the host may be out of processes. */
-const HOLDER_RESTART_PAUSE_MS = 200;
-
 /** Holders that are started at once: each start takes a millisecond in which nobody else is heard. */
 const MAX_STARTING = 4;
-
-/** Records that are written in one turn of the event loop, at some 50 µs each. */
-const RECORDS_PER_TURN = 20;
 
 /** The strictest first. */
 const END_POLICIES: readonly EndPolicy[] = ["kill", "drain", "leave"];
@@ -120,15 +108,11 @@ export class LockTable {
   readonly #entries = new Map<string, LockEntry>();
   readonly #byClaimant = new Map<Claimant, Set<LockEntry>>();
   readonly #watchers = new Set<(change: ChangeParams) => void>();
-  readonly #bootId = readBootId();
-  readonly #pidNamespace = readPidNamespace();
-  readonly #agent = { pid: process.pid, startTime: readStat(process.pid)?.startTime ?? 0 };
+  readonly #recorder: Recorder;
   /** Claims whose holder has not answered yet. */
   readonly #starting = new Set<PendingClaim>();
   /** Locks whose first claim waits for its turn to be tried. */
   readonly #deferred = new Set<LockEntry>();
-  /** Locks whose record is to be written anew, but not at once. */
-  readonly #unrecorded = new Set<string>();
   #ownershipCount = 0;
 
   /** Called when the first lock is granted (`true`) and when the last one has ended (`false`). */
@@ -139,7 +123,11 @@ export class LockTable {
    */
   constructor(parts: LockTableParts) {
     this.#parts = parts;
-    const { rights, log } = parts;
+    const { rights, log, records } = parts;
+    this.#recorder = new Recorder({
+      ...{ records, log },
+      entryOf: (name) => this.#entries.get(name) ?? emptyEntry(name),
+    });
     this.#takeovers = new Takeovers({
       rights,
       log,
@@ -166,7 +154,7 @@ export class LockTable {
   claim(claimant: Claimant, params: ClaimParams): Promise<ClaimResult> {
     return new Promise((resolve, reject) => {
       this.#refuseSecondClaim(claimant, params.name);
-      refuseLongParking(params, this.#parts.config);
+      checkParking(params, this.#parts.config);
       this.#parts.limits.addClaim(claimant.peer.uid);
       const entry = this.#entryOf(params.name);
       const { takeoverDeadlineMs } = this.#parts.config;
@@ -383,9 +371,7 @@ export class LockTable {
    * @param page Which of them; absent: all.
    */
   checkFiles(page: StatusPage = {}): void {
-    for (const entry of this.#select(page)) {
-      for (const ownership of [...entry.ownerships]) this.#checkFile(ownership);
-    }
+    for (const entry of this.#select(page)) this.#checkEntry(entry);
   }
 
   /**
@@ -440,11 +426,7 @@ export class LockTable {
   #refuseSecondClaim(claimant: Claimant, name: string): void {
     const entry = this.#entries.get(name);
     if (entry === undefined || this.#byClaimant.get(claimant)?.has(entry) !== true) return;
-    throw new WireError(
-      "already-claimed",
-      `Cannot claim "${name}": this session has it or has claimed it already`,
-      { name },
-    );
+    throw alreadyClaimed(name);
   }
 
   /** Refuses what can neither be had now nor wait, and tries the first of the rest. */
@@ -496,7 +478,7 @@ export class LockTable {
       if (outcome.kind === "busy") throw await this.#contended(entry, claim);
       if (outcome.kind === "locked") {
         // An ownership whose file was replaced may not have been found yet; its sessions are told first.
-        this.checkFiles({ name: entry.name });
+        this.#checkEntry(entry);
         if (waitsForCleanUp(entry, claim)) await this.#putBack(entry, claim, outcome);
         else this.#grant(entry, claim, outcome);
       }
@@ -635,8 +617,7 @@ export class LockTable {
     if (entry.attempt === claim) claim.holder?.kill();
     crashPoint("claim.cancelled");
     remove(entry.queue, claim);
-    const message = `Claim of "${entry.name}" has ended: ${detail}`;
-    this.#dismiss(entry, claim, new WireError("cancelled", message, { name: entry.name }));
+    this.#dismiss(entry, claim, cancelled(entry.name, detail));
   }
 
   #settleRefused(entry: LockEntry, claim: PendingClaim, error: Error): void {
@@ -664,20 +645,7 @@ export class LockTable {
   }
 
   async #contended(entry: LockEntry, claim: PendingClaim): Promise<WireError> {
-    const holders = await this.#holdersOf(entry);
-    const { name } = entry;
-    const [holder] = holders;
-    const waitedMs = claim.waitMs === 0 ? 0 : claim.waitedMs;
-    const waiting = entry.queue.filter((other) => other !== claim).length;
-    const facts: ContendedFacts = {
-      name,
-      holder,
-      holderCount: holders.length,
-      queueLength: waiting,
-      waitedMs,
-    };
-    const message = `Cannot claim "${name}": ${describeHolder(holder)}${describeRefusal(claim)}`;
-    return new WireError("contended", message, { ...facts });
+    return contended(entry, claim, await this.#holdersOf(entry));
   }
 
   #endByForce(grant: Grant, cause: EndCause): void {
@@ -776,31 +744,21 @@ export class LockTable {
   }
 
   async #startNewHolder(entry: LockEntry, ownership: Ownership): Promise<void> {
-    const { pool, log, outlivesAgent } = this.#parts;
-    const { name, shared, file } = ownership;
-    const order = { name, shared, wait: false, tied: !outlivesAgent };
-    for (let tries = 0; tries < MAX_HOLDER_RESTARTS && !isOver(ownership); tries++) {
-      const { holder, outcome } = await pool.lock(order, file.fd, {
-        // On record before it can have the lock: should this process end meanwhile, the next agent
-        // finds whose it is.
-        onStart: (holder) => {
-          ownership.holder = holder;
-          if (!isOver(ownership)) this.#record(entry);
-        },
-      });
-      crashPoint("holder.replaced");
-      if (outcome.kind === "locked" && !isOver(ownership)) {
-        holder.onDeath = () => void this.#replaceHolder(entry, ownership);
-        if (outlivesAgent) holder.untie();
-        log("holder-replaced", eventFacts(partsOf(ownership)[0]!));
-        return pool.refill();
-      }
-      holder.kill();
-      await holder.ended;
-      if (!isOver(ownership)) await pause(HOLDER_RESTART_PAUSE_MS);
-    }
+    const hasNew = await startNewHolder(this.#parts, ownership, {
+      // On record before it can have the lock: should this process end meanwhile, the next agent
+      // finds whose it is.
+      onStart: (holder) => {
+        ownership.holder = holder;
+        if (!isOver(ownership)) this.#record(entry);
+      },
+      onDeath: () => void this.#replaceHolder(entry, ownership),
+    });
     const detail = "its holder was killed and none could be started";
-    if (!isOver(ownership)) this.#lose(entry, ownership, "holder-failed", detail);
+    if (!hasNew && !isOver(ownership)) this.#lose(entry, ownership, "holder-failed", detail);
+  }
+
+  #checkEntry({ ownerships }: LockEntry): void {
+    for (const ownership of [...ownerships]) this.#checkFile(ownership);
   }
 
   #checkFile(ownership: Ownership): void {
@@ -890,32 +848,14 @@ export class LockTable {
 
   /** What stood in the way of the record; a lock that is held stays held without it. */
   #record(entry: LockEntry): Error | undefined {
-    this.#unrecorded.delete(entry.name);
-    const ownerships = entry.ownerships.map((ownership) => toRecord(ownership, this.#agent));
-    const { name } = entry;
-    const [bootId, pidNamespace] = [this.#bootId, this.#pidNamespace];
-    const error = this.#parts.records.write({ name, bootId, pidNamespace, ownerships });
-    if (error !== undefined) this.#parts.log("record-failed", { name, message: error.message });
-    return error;
+    return this.#recorder.write(entry);
   }
 
-  /**
-   * A lock that has ended is free already: its record may wait until the next claim is under way.
-   * Thousands may end at once, so they are written in turns.
-   */
+  /** A lock that has ended is free already: its record may wait until the next claim is under way. */
   #recordLater(name: string): void {
     // Without an agent this process ends before its next turn.
-    if (!this.#parts.outlivesAgent) return void this.#record(this.#entryOf(name));
-    if (this.#unrecorded.size === 0) setImmediate(() => this.#recordSome());
-    this.#unrecorded.add(name);
-  }
-
-  #recordSome(): void {
-    let left = RECORDS_PER_TURN;
-    for (const name of this.#unrecorded) {
-      if (left-- === 0) return void setImmediate(() => this.#recordSome());
-      this.#record(this.#entries.get(name) ?? emptyEntry(name));
-    }
+    if (this.#parts.outlivesAgent) this.#recorder.writeLater(name);
+    else this.#record(this.#entryOf(name));
   }
 
   // ---- bookkeeping -----------------------------------------------------------------------------
@@ -957,35 +897,7 @@ function waitsForCleanUp(entry: LockEntry, claim: PendingClaim): boolean {
   return entry.ownerships.some(({ isReplaced }) => isReplaced) && !isCompatible(entry, claim);
 }
 
-/** Should the agent end, nobody would know whose lock it is: so it is nobody's. */
-function notRecorded(name: string, cause: Error): WireError {
-  const message = `Cannot claim "${name}": its record cannot be written: ${cause.message}`;
-  return new WireError("no-record", message, { name });
-}
-
-function refuseLongParking(
-  { name, parkMs = 0 }: ClaimParams,
-  { maxParkMs }: Pick<AgentConfig, "maxParkMs">,
-): void {
-  if (parkMs <= maxParkMs) return;
-  const message = `Cannot claim "${name}": on this host it cannot be reserved for longer than ` +
-    describeMs(maxParkMs);
-  throw new WireError("limit", message, { limit: "parkMs", max: maxParkMs });
-}
-
-function describeRefusal({ takeover }: PendingClaim): string {
-  if (takeover === undefined) return "";
-  if (takeover.asked.size === 0) return "; nobody was there to be asked for it";
-  if (takeover.mayForce) return "; it was asked for and has not been let go yet";
-  return "; it was asked for and not released, and only root, the user who has it and the admin " +
-    "group may end its session";
-}
-
 function remove<T>(list: T[], item: T): void {
   const index = list.indexOf(item);
   if (index >= 0) list.splice(index, 1);
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }

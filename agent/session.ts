@@ -148,10 +148,10 @@ export class Session implements Claimant, Listened {
     outlet: Outlet,
   ): { session: Session; secret: string } {
     const { peer, asked } = hello;
-    const id = randomBytes(6).toString("base64url");
+    const random = randomBytes(6 + 24).toString("base64url");
+    const [id, secret] = [random.slice(0, 8), random.slice(8)];
     // Sessions that do not say who they are must not join each other's locks.
     const owner = hello.owner ?? `uid:${peer.uid}/${id}`;
-    const secret = randomBytes(24).toString("base64url");
     const { kind, root } = findRoot(peer, asked);
     const isEndless = hello.silenceMs === 0 && kind === "ssh";
     const silenceMs = isEndless ? parts.config.silenceMs : hello.silenceMs;

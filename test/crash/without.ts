@@ -37,7 +37,7 @@ export const WITHOUT: readonly Without[] = [
     scenario: "holder.replaced of a killed holder",
     patch: {
       file: "agent/lock_table.ts",
-      find: "if (!isOver(ownership)) this.#record(entry);\n        },",
+      find: "if (!isOver(ownership)) this.#record(entry);\n      },",
       replace: "},",
     },
   },

@@ -375,7 +375,7 @@ export const defences: BrokenCase[] = [
   },
   {
     name: "holder killed: its lock is given up",
-    patches: [patch(table, "tries < MAX_HOLDER_RESTARTS &&", "tries < 0 * MAX_HOLDER_RESTARTS &&")],
+    patches: [patch("agent/new_holder.ts", "tries < MAX_TRIES &&", "tries < 0 * MAX_TRIES &&")],
     faults: { "holder-killed": 1 },
     more: { holdMs: 200, faultPauseMs: 50 },
     isSeen: ({ losses }) => (losses["holder-failed"] ?? 0) > 0,

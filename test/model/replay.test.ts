@@ -228,7 +228,7 @@ const REPLAYS: Replay[] = [
     fault: [UNWATCHED],
     patches: [{
       file: "agent/lock_table.ts",
-      find: "        this.checkFiles({ name: entry.name });\n",
+      find: "        this.#checkEntry(entry);\n",
       replace: "",
     }],
     async events({ start }) {
@@ -276,13 +276,13 @@ const REPLAYS: Replay[] = [
     missing: 12,
     // kill -9 when the new holder has answered.
     fault: [{
-      file: "agent/lock_table.ts",
-      find: `      crashPoint("holder.replaced");\n`,
+      file: "agent/new_holder.ts",
+      find: `    crashPoint("holder.replaced");\n`,
       replace: `      process.kill(process.pid, "SIGKILL");\n`,
     }],
     patches: [{
       file: "agent/lock_table.ts",
-      find: "          if (!isOver(ownership)) this.#record(entry);\n",
+      find: "        if (!isOver(ownership)) this.#record(entry);\n",
       replace: "",
     }],
     async events({ start }) {
