@@ -345,7 +345,11 @@ export class LockTable {
    * @param claimant The session.
    */
   recordOf(claimant: Claimant): void {
-    for (const entry of this.#byClaimant.get(claimant) ?? []) this.#record(entry);
+    // Not for claims: an entry that one of them was refused at may be a lock's no longer, and another
+    // session's grant may be on record by now.
+    for (const { ownership } of this.#grantsOf(claimant)) {
+      this.#record(this.#entryOf(ownership.name));
+    }
   }
 
   /**
