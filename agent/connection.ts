@@ -295,7 +295,8 @@ export class Connection implements Outlet {
     this.#countLook();
     try {
       session.identify({ isAsked: true });
-      return selectProcesses(await session.findProcesses(), selection);
+      const found = await session.findProcesses();
+      return selectProcesses(found.filter(({ isUnknown }) => isUnknown !== true), selection);
     } finally {
       this.#openLooks--;
     }

@@ -43,6 +43,8 @@ export interface Leftover extends ProcessId {
   state: string;
   /** Another session has it as well, or may: it is waited for, and not ended. */
   isShared: boolean;
+  /** Whose it is does not show yet; it is shared as well. */
+  isUnknown?: true;
 }
 
 /** Another local session, as the search for one session's processes needs it. */
@@ -117,16 +119,15 @@ export class LeftoverSearch {
     const found = [
       ...[...own].map((stat) => ({ stat, isShared: false })),
       ...below.filter((stat) => !theirs.has(stat)).map((stat) => ({ stat, isShared })),
-      ...findForked(scan, marks).filter((stat) => !own.has(stat)).map((stat) => ({
-        stat,
-        isShared: true,
+      ...findUnknown(scan, marks).filter((stat) => !own.has(stat)).map((stat) => ({
+        ...{ stat, isShared: true, isUnknown: true as const },
       })),
     ].filter(({ stat }) =>
       !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid
     );
-    return found.filter(({ stat }) => !spared.has(stat.pid)).map(({ stat, isShared }) => {
+    return found.filter(({ stat }) => !spared.has(stat.pid)).map(({ stat, ...whose }) => {
       const { pid, startTime, comm, state } = stat;
-      return { pid, startTime, comm: comm.replace(CONTROL, "?"), state, isShared };
+      return { pid, startTime, comm: comm.replace(CONTROL, "?"), state, ...whose };
     });
   }
 }
@@ -165,12 +166,15 @@ function whatOthersHave(
 }
 
 /**
- * What its sshd may have forked just before it was killed: whose it is shows when it is a command. One
- * that began before the session is not of it.
+ * What may be of the session, and shows it when it is a command: what its sshd may have forked just
+ * before it was killed, and what is becoming another program. One that began before the session is not
+ * of it, and one whose session shows otherwise is that one's.
  */
-function findForked(scan: ProcessScan, { root, uid, variable }: SessionMarks): ProcessStat[] {
-  if (variable?.name === SESSION_VARIABLE) return [];
-  return scan.forkedBySshd(uid).filter(({ startTime }) => startTime >= root.startTime);
+function findUnknown(scan: ProcessScan, { root, uid, variable }: SessionMarks): ProcessStat[] {
+  const forked = variable?.name === SESSION_VARIABLE ? [] : scan.forkedBySshd(uid);
+  const starting = scan.starting(uid).filter((stat) => !scan.isBelowSessionSshd(stat));
+  return [...new Set([...forked, ...starting])]
+    .filter(({ startTime }) => startTime >= root.startTime);
 }
 
 function findMarked(

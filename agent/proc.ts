@@ -136,6 +136,29 @@ export function readVariables(
   return { isAny: environments.some((environment) => environment !== ""), values };
 }
 
+/** Flag of a process that is ending; it has no address space, or not for long. */
+const PF_EXITING = 0x4;
+
+/**
+ * Why a process has been read as one without an environment.
+ *
+ * `none`: it has none, is ending, or hides it. `starting`: it is just becoming another program, and its
+ * address space has no environment yet. `there`: it has one, and had it not when it was read.
+ *
+ * @param pid The pid.
+ * @see execve(2), proc_pid_environ(5), proc_pid_stat(5)
+ */
+export function lookForEnvironment(pid: number): "none" | "starting" | "there" {
+  // The places of an address space are told only to those who may read it.
+  if (readProcFile(pid, "environ") === undefined) return "none";
+  const text = readProcFile(pid, "stat") ?? "";
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ").map(Number);
+  const [flags, size, from, to] = [fields[6]!, fields[20]!, fields[47]!, fields[48]!];
+  if (!(size > 0) || (flags & PF_EXITING) !== 0) return "none";
+  if (to === 0) return "starting";
+  return to > from ? "there" : "none";
+}
+
 /** Without taking it apart: a search for leftovers reads the environments of all processes. */
 function valueIn(environment: string | undefined, variable: string): string | undefined {
   const entries = `\0${environment ?? ""}\0`;

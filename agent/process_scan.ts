@@ -19,6 +19,7 @@ import { setImmediate } from "node:timers/promises";
 import {
   isDead,
   listPids,
+  lookForEnvironment,
   type ProcessId,
   type ProcessStat,
   readLastPid,
@@ -40,6 +41,9 @@ const MAX_TURN_MS = 8;
 
 /** Pids that are tried one by one, at some microseconds each; beyond that a scan begins anew. */
 const MAX_BEHIND = 10_000;
+
+/** How often a process is read anew whose environment is not there yet: that takes some 0.1 ms. */
+const MAX_READS = 20;
 
 /** Parent of all threads of the kernel: they belong to no session, and there are hundreds. */
 const KTHREADD_PID = 2;
@@ -223,6 +227,16 @@ export class ProcessScan {
     );
   }
 
+  /**
+   * The processes of a user that are just becoming another program: the kernel gives them their
+   * environment last, so whose they are does not show.
+   *
+   * @param uid The user.
+   */
+  starting(uid: number): ProcessStat[] {
+    return this.#marked.get(keyOf("starting", uid)) ?? [];
+  }
+
   /** Whether it serves an SSH session or runs below an sshd that does. */
   isBelowSessionSshd(stat: ProcessStat): boolean {
     const line: ProcessStat[] = [];
@@ -252,16 +266,16 @@ function see(pid: number): Seen | "gone" | "hidden" {
   const stat = readStat(pid);
   if (stat === undefined) return existsSync(`/proc/${pid}`) ? "hidden" : "gone";
   if (isDead(stat) || stat.parentPid === KTHREADD_PID) return { stat, marks: [] };
-  const variables = readVariables(stat, [CONNECTION_VARIABLE, SESSION_VARIABLE]);
+  const { variables, isStarting } = readOwnVariables(stat);
   const values = [...variables.values].flatMap(([name, values]) =>
     values.flatMap((value) => valuesOf(name, value)).map((value) => ({ name, value }))
   );
   const isForked = SSHD_NAMES.includes(stat.comm) && stat.state !== "S";
   // Of most processes it is of no interest whose they are.
-  const isUidDue = values.length > 0 || isForked;
+  const isUidDue = values.length > 0 || isForked || isStarting;
   const uid = isUidDue ? readRealUid(pid) : undefined;
   const [cgroup, audit] = [readProcFile(pid, "cgroup"), readProcFile(pid, "sessionid")];
-  const isWhole = variables.isAny && isUidDue === (uid !== undefined) &&
+  const isWhole = (variables.isAny || isStarting) && isUidDue === (uid !== undefined) &&
     cgroup !== undefined && audit !== undefined;
   // One that is ending has no environment any more; one that never had any lives on.
   if (!isWhole && !isStillAlive(stat)) return "gone";
@@ -270,7 +284,17 @@ function see(pid: number): Seen | "gone" | "hidden" {
   if (scope !== undefined) marks.push(keyOf("scope", scope));
   if (auditSession !== undefined) marks.push(keyOf("audit", auditSession));
   if (isForked && uid !== undefined) marks.push(keyOf("forked", uid));
+  if (isStarting && uid !== undefined) marks.push(keyOf("starting", uid));
   return { stat, marks: [...new Set(marks)] };
+}
+
+/** `isStarting`: it is becoming another program, and what environment it has does not show. */
+function readOwnVariables(stat: ProcessStat) {
+  for (let reads = 1;; reads++) {
+    const variables = readVariables(stat, [CONNECTION_VARIABLE, SESSION_VARIABLE]);
+    const look = variables.isAny ? "none" : lookForEnvironment(stat.pid);
+    if (look === "none" || reads === MAX_READS) return { variables, isStarting: look !== "none" };
+  }
 }
 
 /**

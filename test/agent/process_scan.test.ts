@@ -61,3 +61,34 @@ test("a scan ends beside processes that come and go, and sees a chain of them th
   const lastSeen = async () => (await ProcessScan.read(new Set())).withVariable(uid, mark);
   for (let left = await lastSeen(); left.length > 0; left = await lastSeen());
 });
+
+/** A process that becomes another program, over and over: its pid and its environment stay. */
+const EXECS = `exec $^X, "-e", @ARGV[0, 0, 1, 2] if -e $ARGV[1] && time < $ARGV[2]`;
+
+test("a process that is just becoming another program is not taken for one without a session", {
+  skip: requires("perl"),
+}, async () => {
+  await using dir = await makeTempDir("process-scan");
+  const going = join(dir.path, "going");
+  await writeFile(going, "");
+  const until = `${Math.round(Date.now() / 1000) + 120}`;
+  const uid = process.getuid!();
+  const children = [1, 2, 3].map((index) => {
+    const mark = { name: SESSION_VARIABLE, value: `exec-${process.pid}-${index}` };
+    const env = { [mark.name]: mark.value };
+    return { mark, child: spawn("perl", ["-e", EXECS, EXECS, going, until], { env }) };
+  });
+  const exits = children.map(({ child }) => once(child, "exit"));
+  try {
+    for (let scans = 0; scans < 12; scans++) {
+      const scan = await ProcessScan.read(new Set());
+      for (const { mark, child: { pid } } of children) {
+        const seen = [...scan.withVariable(uid, mark), ...scan.starting(uid)];
+        assert.ok(seen.some((stat) => stat.pid === pid), `scan ${scans}`);
+      }
+    }
+  } finally {
+    await rm(going);
+    await Promise.all(exits);
+  }
+});
