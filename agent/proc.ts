@@ -119,39 +119,40 @@ export function readEnvironment(pid: number, variable: string): string | undefin
  *
  * @param stat The process.
  * @param names The variables.
- * @returns `isAny` says whether there is an environment that can be read; each variable may have
- * several values where the threads of a process whose main thread has ended differ.
+ * @returns `isAny` says whether there is an environment that can be read, `isHidden` that none is ours to
+ * read; each variable may have several values where the threads of a process whose main thread has
+ * ended differ.
  */
 export function readVariables(
   { pid, state }: ProcessStat,
   names: string[],
-): { isAny: boolean; values: Map<string, string[]> } {
+): { isAny: boolean; isHidden: boolean; values: Map<string, string[]> } {
   const files = state === "Z" ? listThreads(pid).map((tid) => `task/${tid}/environ`) : ["environ"];
-  const environments = files.map((file) => readProcFile(pid, file) ?? "");
+  const environments = files.map((file) => readProcFile(pid, file));
   const values = new Map<string, string[]>();
   for (const name of names) {
     const found = environments.map((environment) => valueIn(environment, name));
     values.set(name, found.filter((value) => value !== undefined));
   }
-  return { isAny: environments.some((environment) => environment !== ""), values };
+  const isHidden = environments.every((environment) => environment === undefined);
+  return { isAny: environments.some((environment) => environment), isHidden, values };
 }
 
 /** Flag of a process that is ending; it has no address space, or not for long. */
 const PF_EXITING = 0x4;
 
 /**
- * Why a process has been read as one without an environment.
+ * Why a process whose environment is ours to read has been read as one without.
  *
- * `none`: it has none, is ending, or hides it. `starting`: it is just becoming another program, and its
+ * `none`: it has none, or is ending. `starting`: it is just becoming another program, and its
  * address space has no environment yet. `there`: it has one, and had it not when it was read.
  *
  * @param pid The pid.
  * @see execve(2), proc_pid_environ(5), proc_pid_stat(5)
  */
 export function lookForEnvironment(pid: number): "none" | "starting" | "there" {
-  // The places of an address space are told only to those who may read it.
-  if (readProcFile(pid, "environ") === undefined) return "none";
   const text = readProcFile(pid, "stat") ?? "";
+  // The places of the environment are told only to those who may read it.
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ").map(Number);
   const [flags, size, from, to] = [fields[6]!, fields[20]!, fields[47]!, fields[48]!];
   if (!(size > 0) || (flags & PF_EXITING) !== 0) return "none";

@@ -292,7 +292,8 @@ function see(pid: number): Seen | "gone" | "hidden" {
 function readOwnVariables(stat: ProcessStat) {
   for (let reads = 1;; reads++) {
     const variables = readVariables(stat, [CONNECTION_VARIABLE, SESSION_VARIABLE]);
-    const look = variables.isAny ? "none" : lookForEnvironment(stat.pid);
+    const isClear = variables.isAny || variables.isHidden;
+    const look = isClear ? "none" : lookForEnvironment(stat.pid);
     if (look === "none" || reads === MAX_READS) return { variables, isStarting: look !== "none" };
   }
 }
