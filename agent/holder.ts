@@ -99,9 +99,13 @@ export class HolderProcess implements Holder {
     return this.#startTime ?? 0;
   }
 
-  /** Reads the start time, once. */
+  /** Reads the start time, once; where it cannot be read just now, it is tried again. */
   learnStartTime(): void {
-    this.#startTime ??= this.#isAlive ? readStat(this.pid)?.startTime : undefined;
+    try {
+      this.#startTime ??= this.#isAlive ? readStat(this.pid)?.startTime : undefined;
+    } catch {
+      // No descriptor is left for it.
+    }
   }
 
   /** Whether the process still runs, as far as has been heard. */

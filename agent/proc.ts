@@ -41,6 +41,7 @@ export interface ProcessStat extends ProcessId {
  * What `/proc/PID/stat` says, or `undefined` when there is no such process (or none to be seen).
  *
  * @param pid The pid.
+ * @throws {Error} As {@linkcode readProcFile}.
  * @see proc(5)
  */
 export function readStat(pid: number): ProcessStat | undefined {
@@ -73,13 +74,18 @@ export function isDead({ state, threads }: Pick<ProcessStat, "state" | "threads"
 }
 
 /**
- * Whether exactly this process still runs; a zombie no longer does.
+ * Whether exactly this process still runs; a zombie no longer does. One that cannot be asked about just
+ * now, for want of descriptors or memory, counts as alive: it is judged dead by what is seen alone.
  *
  * @param process The process.
  */
 export function isAlive(process: ProcessId): boolean {
-  const stat = readStat(process.pid);
-  return stat !== undefined && stat.startTime === process.startTime && !isDead(stat);
+  try {
+    const stat = readStat(process.pid);
+    return stat !== undefined && stat.startTime === process.startTime && !isDead(stat);
+  } catch {
+    return true;
+  }
 }
 
 /** Longest command line that is shown, in characters: a process may have one of megabytes. */
@@ -318,6 +324,9 @@ const WRITTEN_AT_ONCE: readonly string[] = ["stat", "status", "cgroup", "session
 /** As much as a file of /proc gives in one read at most, but for environments and command lines. */
 const buffer = Buffer.alloc(64 * 1024);
 
+/** Errors that say something of this process or of the host, and nothing of what was asked about. */
+const OUT_OF: readonly unknown[] = ["EMFILE", "ENFILE", "ENOMEM"];
+
 /**
  * What a file of `/proc/PID` says; `undefined` when there is no such process or file, or when it may
  * not be read.
@@ -326,6 +335,8 @@ const buffer = Buffer.alloc(64 * 1024);
  *
  * @param pid The pid.
  * @param file Its name below `/proc/PID`.
+ * @throws {Error} It could not be asked for: the host or this process is out of descriptors (ENFILE,
+ * EMFILE) or memory. That must not be taken for "no such process".
  */
 export function readProcFile(pid: number, file: string): string | undefined {
   return readText(`/proc/${pid}/${file}`, WRITTEN_AT_ONCE.includes(file));
@@ -335,8 +346,8 @@ function readText(path: string, isAtOnce: boolean): string | undefined {
   let fd: number;
   try {
     fd = openSync(path, "r");
-  } catch {
-    return undefined;
+  } catch (error) {
+    return nothingThere(error);
   }
   try {
     let text = "";
@@ -345,11 +356,15 @@ function readText(path: string, isAtOnce: boolean): string | undefined {
       text += buffer.toString("utf8", 0, length);
       if (length === 0 || (isAtOnce && length < buffer.length)) return text;
     }
-  } catch {
-    return undefined;
+  } catch (error) {
+    return nothingThere(error);
   } finally {
     closeSync(fd);
   }
+}
+
+function nothingThere(error: unknown): undefined {
+  if (OUT_OF.includes((error as NodeJS.ErrnoException).code)) throw error;
 }
 
 function readLink(path: string): string {

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { closeSync, openSync } from "node:fs";
 import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
+import { isAlive, readStat } from "../../agent/proc.ts";
 import { ProcessScan, scopeIn, SESSION_VARIABLE } from "../../agent/process_scan.ts";
 import { requires } from "../support/requires.ts";
 import { makeTempDir } from "../support/temp_dir.ts";
@@ -26,6 +28,23 @@ test("the scope is found among the groups of cgroup v1, and there may be none", 
   for (const none of ["", "0::/\n", "0::/system.slice/ssh.service\n", "0::/a/my-session-5.scope"]) {
     assert.equal(scopeIn(none), undefined);
   }
+});
+
+test("who is out of descriptors takes nobody for dead", { skip: requires("prlimit") }, () => {
+  const pid = String(process.pid);
+  const self = readStat(process.pid)!;
+  const fds: number[] = [];
+  spawnSync("prlimit", ["--pid", pid, "--nofile=200:"]);
+  try {
+    assert.throws(() => {
+      for (;;) fds.push(openSync("/dev/null", "r"));
+    }, { code: "EMFILE" });
+    assert.throws(() => readStat(process.pid), { code: "EMFILE" });
+    assert.equal(isAlive(self), true);
+  } finally {
+    for (const fd of fds) closeSync(fd);
+  }
+  assert.deepEqual(readStat(process.pid)?.startTime, self.startTime);
 });
 
 /** A process that forks itself and ends, over and over, for as long as the file is there. */
