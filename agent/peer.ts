@@ -17,7 +17,9 @@ import {
 import {
   listDescriptors,
   type ProcessId,
+  type ProcessStat,
   readChildren,
+  readCommand,
   readEnvironment,
   readExecutable,
   readStat,
@@ -53,7 +55,7 @@ export function identifyPeer(credentials: PeerCredentials): Peer {
 export function findSshdProcess(pid: number): ProcessId | undefined {
   let stat = readStat(pid);
   for (let steps = 0; stat !== undefined && steps < MAX_ANCESTORS; steps++) {
-    if (SSHD_NAMES.includes(stat.comm) && !isListener(stat.pid)) return stat;
+    if (SSHD_NAMES.includes(stat.comm) && servesSession(stat)) return stat;
     stat = readStat(stat.parentPid);
   }
   return undefined;
@@ -87,13 +89,21 @@ function readConnection(pid: number): string | undefined {
   return isSound ? connection : undefined;
 }
 
-/** The sshd that listens is an ancestor of all sessions and the root of none. */
-function isListener(pid: number): boolean {
-  const parent = readStat(pid)?.parentPid;
-  const parentComm = parent === undefined ? undefined : readStat(parent)?.comm;
-  const bySshd = parentComm !== undefined && SSHD_NAMES.includes(parentComm);
-  const executable = readExecutable(pid);
-  return !bySshd && !(executable?.endsWith("/sshd-session") ?? false);
+/**
+ * What the part of sshd that serves a session calls itself: its user, and `@` with the terminals or `[priv]`.
+ * The one that listens calls itself by its command line.
+ */
+const SESSION_TITLE = /^sshd(?:-session)?: [^ /]+(?:@[^ ]+| \[priv\])$/;
+
+/**
+ * The sshd that listens is an ancestor of all sessions and the root of none. A session's has that one for
+ * its parent, until it is restarted; and where systemd listens (`sshd -i`), there never was one.
+ */
+function servesSession({ pid, parentPid }: ProcessStat): boolean {
+  const parent = readStat(parentPid);
+  return (parent !== undefined && SSHD_NAMES.includes(parent.comm)) ||
+    readExecutable(pid)?.endsWith("/sshd-session") === true ||
+    SESSION_TITLE.test(readCommand(pid)?.trimEnd() ?? "");
 }
 
 /**

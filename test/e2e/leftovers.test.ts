@@ -66,6 +66,23 @@ test("status shows an ending session and what it waits for; drain waits and kill
   await watcher.request("claim", { name: "x", waitMs: 10_000 });
 });
 
+test("a session whose sshd was left by the one that listens is still its sshd's", {
+  skip,
+}, async () => {
+  await using host = await startHost();
+  const first = host.open(`
+    echo $PPID >$DIR/sshd
+    setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $! >$DIR/left`);
+  const [sshd, left] = [await host.pid("sshd"), await host.pid("left")];
+  // As when it is restarted; where systemd listens, it was never there.
+  await killAndConfirm(host.sshd.pid);
+  await claim(first, "a", { name: "x", graceMs: 300 });
+  signalPid(sshd, "SIGKILL");
+  await using second = await host.agent.client("b");
+  await second.request("claim", { name: "x", waitMs: 20_000 });
+  assert.equal(isAlive(left), false, "a leftover lived when the next claim was granted");
+});
+
 test("a break ends what a session that is ending waits for", { skip }, async () => {
   await using host = await startHost();
   const first = host.open(`nohup sleep 1000 >/dev/null 2>&1 & echo $! >$DIR/work`);
