@@ -103,7 +103,11 @@ export const faults: Record<string, Fault> = {
   // For good: only its end, or an unlock that needs no answer of it, frees its lock.
   "holder-frozen": async ({ host, random }) => {
     const holder = pick(holdersIn(host).filter(hasLock), random);
-    return holder !== undefined && await freeze(holder);
+    if (holder === undefined || !await freeze(holder)) return false;
+    if (isRecorded(host, holder)) return;
+    // It may not have answered: its claim would wait for that as long as it is stopped.
+    signalPid(holder, "SIGCONT");
+    return false;
   },
   "spare-holder-killed": async ({ host, random }) => {
     // There is none while its successor starts.
@@ -204,6 +208,18 @@ function childrenOf(pid: number): number[] {
 function hasLock(pid: number): boolean {
   try {
     return /^lock:/m.test(readFileSync(`/proc/${pid}/fdinfo/999`, "latin1"));
+  } catch {
+    return false;
+  }
+}
+
+/** Whether a record names it as the holder: then it has answered. */
+function isRecorded({ dirs }: Host, pid: number): boolean {
+  const name = readArgv(pid)[0]?.replace("session-lock-", "") ?? "";
+  try {
+    const text = readFileSync(join(dirs.runtimeDir, "locks", `${name}.json`), "utf8");
+    const { ownerships } = JSON.parse(text) as { ownerships: { holder: { pid: number } }[] };
+    return ownerships.some(({ holder }) => holder.pid === pid);
   } catch {
     return false;
   }

@@ -38,8 +38,8 @@ const everything: Omit<RunOptions, "agent" | "seed" | keyof Length> = {
     graceMs: 500,
   },
   faults: {
-    ...{ "agent-killed": 3, "agent-restarted": 1, "agent-stopped": 2 },
-    ...{ "holder-killed": 3, "holder-stopped": 2, "spare-holder-killed": 2 },
+    ...{ "agent-killed": 3, "agent-restarted": 1, "agent-stopped": 2, "agent-superseded": 1 },
+    ...{ "holder-killed": 3, "holder-stopped": 2, "holder-frozen": 1, "spare-holder-killed": 2 },
     ...{ "controller-killed": 2, "controller-stopped": 2, "sshd-killed": 1, "sshd-stopped": 1 },
     ...{ "packets-lost": 1, "partition": 1 },
     ...{ "out-of-bytes": 2, "out-of-inodes": 2, "out-of-descriptors": 1 },

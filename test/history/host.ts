@@ -164,14 +164,14 @@ export class Host implements AsyncDisposable {
    */
   async supersedeAgent(stoppedMs: number): Promise<void> {
     await delay(Math.max(0, this.mayDieAt - performance.now()));
-    const older = this.#child!;
+    const [older, exit] = [this.#child!, this.#exit!];
     this.#parts.recorder.write({ e: "fault", kind: "agent-superseded" });
     await freeze(older.pid!);
     rmSync(join(this.dirs.runtimeDir, "agent.lock"));
     await this.startAgent();
+    await Promise.race([exit, delay(stoppedMs)]);
     if (older.exitCode !== null || older.signalCode !== null) return;
     this.#older.push(older);
-    await delay(stoppedMs);
     signalPid(older.pid!, "SIGCONT");
   }
 
