@@ -33,8 +33,10 @@ import {
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { timesFor } from "./config.ts";
+import { descriptorOf } from "./holder.ts";
 import type { StatusPage } from "./host_status.ts";
 import type { Leftover } from "./leftovers.ts";
+import { isReadable } from "./libc.ts";
 import type { Peer } from "./peer.ts";
 import { selectProcesses } from "./process_selection.ts";
 import { readBootId, readPidNamespace } from "./proc.ts";
@@ -103,6 +105,11 @@ export class Connection implements Outlet {
     this.#end("the session has another connection or has ended");
     if (this.#socket.destroyed) return Promise.resolve();
     return new Promise((resolve) => this.#socket.once("close", () => resolve()));
+  }
+
+  hasUnread(): boolean {
+    const fd = descriptorOf(this.#socket);
+    return fd >= 0 && isReadable(fd);
   }
 
   #hear(chunk: Buffer): void {

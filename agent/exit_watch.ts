@@ -8,7 +8,7 @@
  * @module
  */
 
-import { closeDescriptor, openPidfd, pollDescriptors } from "./libc.ts";
+import { closeDescriptor, openPidfd, pollDescriptors, POLLIN } from "./libc.ts";
 import { isAlive, type ProcessId } from "./proc.ts";
 
 /** Entries that the poll array begins with; it doubles when it is full. */
@@ -178,9 +178,6 @@ export class ExitWatch {
     this.#timer = undefined;
   }
 }
-
-/** `events` of a struct pollfd on a machine with the low byte first; `revents` are the upper half. */
-const POLLIN = 1;
 
 /** A pidfd is only a way to look: without one, /proc is looked at. */
 function tryOpen(pid: number): number | undefined {

@@ -22,6 +22,9 @@ const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
 const SYS_PIDFD_GETFD = 438;
 
+/** `events` of a struct pollfd on a machine with the low byte first; `revents` are the upper half. */
+export const POLLIN = 1;
+
 const F_GETFL = 3;
 const F_SETFL = 4;
 const O_NONBLOCK = 0x800;
@@ -313,6 +316,19 @@ export function pollDescriptors(entries: Int32Array): number {
   const errno = libc.errno();
   if (errno === EINTR) return 0;
   throw new ErrnoError("poll", errno);
+}
+
+/**
+ * Whether a read of a descriptor would not wait: there is something to read, or its end.
+ *
+ * @param fd An open descriptor.
+ * @throws {ErrnoError} The look failed.
+ * @see poll(2), POLLIN
+ */
+export function isReadable(fd: number): boolean {
+  const entry = new Int32Array([fd, POLLIN]);
+  pollDescriptors(entry);
+  return (entry[1]! >> 16 & POLLIN) !== 0;
 }
 
 /**

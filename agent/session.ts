@@ -56,6 +56,8 @@ export interface Outlet {
   notify(method: string, params: object): void;
   /** Ends the connection. Resolves when the peer has closed its side too: it has read all that was sent. */
   close(): Promise<void>;
+  /** Whether the peer has sent something, or has ended, and that was not read yet. */
+  hasUnread(): boolean;
 }
 
 /** What all sessions of an agent share. */
@@ -384,6 +386,10 @@ export class Session implements Claimant, Listened {
   checkRoot(): void {
     if (this.kind !== "ssh" || isAlive(this.#marks.root)) return;
     this.#endWithRoot();
+  }
+
+  hasUnread(): boolean {
+    return this.#outlet?.hasUnread() ?? false;
   }
 
   endForSilence(): void {

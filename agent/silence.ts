@@ -12,12 +12,17 @@ const LATE_MS = 500;
 /** Time to read what has piled up while this process was stopped, in milliseconds. */
 const HEAR_FIRST_MS = 200;
 
+/** Pause before a session is looked at again of which something lies unread, in milliseconds. */
+const UNREAD_AGAIN_MS = 20;
+
 /** A session whose silence is watched. */
 export interface Listened {
   /** Silence limit in milliseconds. */
   readonly silenceMs: number;
   /** When it was last heard of, on the monotonic clock, in milliseconds. */
   lastHeardAt: number;
+  /** Whether something that it has sent lies unread: then it is not silent, only not heard yet. */
+  hasUnread(): boolean;
   /** Called once when the limit has passed. */
   endForSilence(): void;
 }
@@ -56,13 +61,15 @@ export class SilenceWatch {
   }
 
   /**
-   * A timer that is far too late means that this process was stopped: what the sessions sent
-   * meanwhile lies unread, so they are heard first.
+   * A timer that is far too late means that this process was stopped, and perhaps the whole host: what
+   * the sessions sent meanwhile may not even have come here, so they are heard first.
    */
   #wake(deadline: number): void {
     const isLate = performance.now() - deadline > LATE_MS;
-    if (isLate) this.#timer = setTimeout(() => this.#look(), HEAR_FIRST_MS);
-    else this.#look();
+    // A turn of the event loop in any case: what was read from a socket is handed on by then.
+    const look = () => setImmediate(() => this.#look());
+    if (isLate) this.#timer = setTimeout(look, HEAR_FIRST_MS);
+    else look();
   }
 
   #fireBy(deadline: number): void {
@@ -75,6 +82,10 @@ export class SilenceWatch {
     );
   }
 
+  /**
+   * The notes alone prove no silence. Where this process had no time to read, they are old, and no
+   * pause makes sure that it had: timers may come before what is to be read, one after the other.
+   */
   #look(): void {
     this.#firesAt = Infinity;
     const now = performance.now();
@@ -82,8 +93,9 @@ export class SilenceWatch {
     let earliest = Infinity;
     for (const session of this.#sessions) {
       const deadline = session.lastHeardAt + session.silenceMs;
-      if (deadline <= now) overdue.push(session);
-      else earliest = Math.min(earliest, deadline);
+      if (deadline > now) earliest = Math.min(earliest, deadline);
+      else if (session.hasUnread()) earliest = Math.min(earliest, now + UNREAD_AGAIN_MS);
+      else overdue.push(session);
     }
     for (const session of overdue) {
       this.#sessions.delete(session);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { SilenceWatch } from "../../agent/silence.ts";
 import { startAgent } from "../support/agent_process.ts";
 import { within } from "../support/events.ts";
 import { freeze, signalPid } from "../support/processes.ts";
@@ -72,6 +73,23 @@ test("an agent that was stopped hears what came meanwhile before it judges", asy
   signalPid(agent.pid, "SIGCONT");
   await Promise.all(pings);
   assert.equal((await client.request("release", { name: "deploy" })).name, "deploy");
+});
+
+test("a session of which something lies unread is heard first, however long that takes", async () => {
+  const watch = new SilenceWatch();
+  let looks = 0;
+  await within(
+    new Promise<void>((endForSilence) =>
+      watch.add({
+        silenceMs: 1,
+        lastHeardAt: performance.now() - 1,
+        hasUnread: () => ++looks < 4,
+        endForSilence,
+      })
+    ),
+    { what: "the end of the session" },
+  );
+  assert.equal(looks, 4);
 });
 
 interface Status extends Record<string, unknown> {
