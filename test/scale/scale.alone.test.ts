@@ -9,7 +9,7 @@ import {
   startAgent,
   whyNoAgent,
 } from "../support/agent_process.ts";
-import { isAlive, signalPid } from "../support/processes.ts";
+import { isAlive, readStat, signalPid } from "../support/processes.ts";
 import { connectRpc } from "../support/rpc_client.ts";
 import { requires } from "../support/requires.ts";
 import { fitToMachine, LONG } from "./sizes.ts";
@@ -75,16 +75,24 @@ test("many sessions outlive their agent and all end at once", { skip }, async (t
 /** Kills every session's process, and looks that each is told to have ended only when its leftover has. */
 async function endAll(t: TestContext, agent: AgentProcess, sessions: SwarmEvent[]): Promise<void> {
   const leftoverOf = new Map(
-    sessions.map(({ session, leftover }) => [`swarm/${session}`, leftover]),
+    sessions.map(({ session, leftover }) => [`swarm/${session}`, readStat(leftover ?? 0)]),
+  );
+  // Its pid is another process's soon, where many come and go.
+  const hasLeftover = (owner: string) => {
+    const leftover = leftoverOf.get(owner);
+    return leftover !== undefined && isAlive(leftover.pid) &&
+      readStat(leftover.pid)?.startTicks === leftover.startTicks;
+  };
+  assert.ok(
+    [...leftoverOf.values()].every((stat) => stat?.comm === "sleep"),
+    "each has a leftover",
   );
   const tooEarly: unknown[] = [];
   const ended = new Set<unknown>();
   const took = stopwatch();
   for (const { pid } of sessions) signalPid(pid, "SIGKILL");
   await agent.events.waitFor(({ event, owner, isFree }) => {
-    if (event === "lock-ended" && isFree === true && isAlive(leftoverOf.get(`${owner}`) ?? 0)) {
-      tooEarly.push(owner);
-    }
+    if (event === "lock-ended" && isFree === true && hasLeftover(`${owner}`)) tooEarly.push(owner);
     if (event === "session-ended") ended.add(owner);
     return ended.size === sessions.length;
   }, { what: "the end of all sessions", deadlineMs: DEADLINE_MS });
@@ -92,7 +100,7 @@ async function endAll(t: TestContext, agent: AgentProcess, sessions: SwarmEvent[
     `${sessions.length} sessions killed at once, a leftover each: all ended in ${took()}`,
   );
   assert.deepEqual(tooEarly, [], "no lock is free before its session's leftover is gone");
-  assert.deepEqual(sessions.filter(({ leftover }) => isAlive(leftover ?? 0)), []);
+  assert.deepEqual(sessions.filter(({ session }) => hasLeftover(`swarm/${session}`)), []);
 }
 
 test("many claims of one lock are granted in the order they came", { skip }, async (t) => {

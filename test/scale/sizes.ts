@@ -36,8 +36,9 @@ export function fitToMachine(asked: Sizes): FittingSizes {
     numberIn("/sys/fs/cgroup/pids.max"),
   );
   const sessions = Math.min(asked.sessions, Math.floor((descriptors - AGENT_DESCRIPTORS) / 4));
-  // A connection for each session, two descriptors for each lock and a third while it is claimed.
-  const byDescriptors = Math.floor((descriptors - AGENT_DESCRIPTORS - sessions) / 2);
+  // A connection for each session, two descriptors for each lock, and a third while it is claimed: a
+  // session claims one after the other, and all of them may be about it at once.
+  const byDescriptors = Math.floor((descriptors - AGENT_DESCRIPTORS - 2 * sessions) / 2);
   const byProcesses = processes - OTHER_PROCESSES - 2 * sessions;
   const locks = Math.min(asked.locks, byDescriptors, byProcesses);
   if (sessions === asked.sessions && locks === asked.locks) return { sessions, locks };
