@@ -30,10 +30,26 @@ const SEARCH_AGAIN_MS = 200;
  */
 const EMPTY_SEARCHES = 2;
 
+/**
+ * The least time that a local client has for each step of leaving, in milliseconds: `run` first waits
+ * until what it has started is gone, which takes it two searches as well.
+ */
+const MIN_LEAVING_MS = 1_000;
+
+/** A local program that was told the loss of its lock, and lives on. */
+export interface LeavingClient extends ProcessId {
+  /** Resolves when it has closed its connection: with that it says that it acts no more. */
+  left: Promise<void>;
+  /** Whether it is also the client of another session that goes on: then it is not ended. */
+  isShared(): boolean;
+}
+
 /** How a session's processes are cleared away. */
 export interface CleanUpOptions {
   /** The root, if it is ended too; else it is taken to be gone. */
   root: ProcessId | undefined;
+  /** The local program that has to leave, if there is one. */
+  client?: LeavingClient;
   /**
    * `kill` ends them, `drain` waits for them. Asked for at each look: somebody may lose patience.
    */
@@ -61,34 +77,45 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
   let killingSince: number | undefined;
   const isOver = (since: number) => performance.now() - since >= options.graceMs;
   const warned = new Set<string>();
+  const { client } = options;
+  let hasLeft = client === undefined;
+  const left = client?.left.then(() => void (hasLeft = true));
   for (let empty = 0; empty < EMPTY_SEARCHES;) {
-    const root = options.root === undefined ? [] : livingRoot(options.root);
+    const root = options.root === undefined ? [] : livingProcess(options.root, false);
     for (const process of root) endProcess(process, isOver(startedAt), warned);
     // Each search sees the host as it was after the last one's signals, and after the last one was
     // answered: only then is it a second look. The scan behind it may serve other sessions as well.
     const found = await options.find();
     crashPoint("clean-up.found");
-    const leftovers = [...root, ...found];
+    const staying = client === undefined || hasLeft ? [] : livingProcess(client, client.isShared());
+    const leftovers = [...root, ...staying, ...found];
     options.onAwaiting(leftovers);
     empty = leftovers.length === 0 ? empty + 1 : 0;
     if (options.policy() === "kill") {
       killingSince ??= performance.now();
       const ended = found.filter(({ isShared }) => !isShared);
       for (const leftover of ended) endProcess(leftover, isOver(killingSince), warned);
+      // To be told comes first; TERM and KILL are for who does not hear.
+      const leavingMs = Math.max(options.graceMs, MIN_LEAVING_MS);
+      const stayedMs = performance.now() - killingSince;
+      for (const process of staying.filter(({ isShared }) => !isShared)) {
+        if (stayedMs >= leavingMs) endProcess(process, stayedMs >= 2 * leavingMs, warned);
+      }
     }
     crashPoint("clean-up.signalled");
     const graceLeftMs = (killingSince ?? startedAt) + options.graceMs - performance.now();
-    await options.exits.untilGone(
+    const gone = options.exits.untilGone(
       leftovers,
       graceLeftMs > 0 ? Math.min(SEARCH_AGAIN_MS, graceLeftMs) : SEARCH_AGAIN_MS,
     );
+    await (staying.length === 0 ? gone : Promise.race([gone, left]));
   }
 }
 
-function livingRoot(root: ProcessId): Leftover[] {
-  const stat = isAlive(root) ? readStat(root.pid) : undefined;
+function livingProcess({ pid, startTime }: ProcessId, isShared: boolean): Leftover[] {
+  const stat = isAlive({ pid, startTime }) ? readStat(pid) : undefined;
   if (stat === undefined) return [];
-  return [{ ...root, comm: stat.comm, state: stat.state, isShared: false }];
+  return [{ pid, startTime, comm: stat.comm, state: stat.state, isShared }];
 }
 
 /** TERM once, with CONT so that a stopped process hears it; KILL at every search after the grace. */

@@ -71,16 +71,20 @@ export interface ConnectionParts extends SessionParts {
 
 /** One connection to the agent. */
 export class Connection implements Outlet {
+  readonly left: Promise<void>;
   readonly #peer: Peer;
   readonly #socket: Socket;
   readonly #parts: ConnectionParts;
   readonly #decoder = new MessageDecoder();
   #session: Session | undefined;
   #isOver = false;
+  /** Whether this side has given up on a peer that has not closed its own. */
+  #isCutOff = false;
   #heldBack = "";
   #openRequests = 0;
   #openLooks = 0;
   #stopWatching: (() => void) | undefined;
+  #impatience: ReturnType<typeof setTimeout> | undefined;
 
   /**
    * @param socket The accepted connection, with nothing read from it yet.
@@ -91,6 +95,11 @@ export class Connection implements Outlet {
     this.#socket = socket;
     this.#parts = parts;
     this.#peer = peer;
+    this.left = new Promise((resolve) => {
+      const isByUs = () => this.#isCutOff || this.#parts.isStopping();
+      const leave = () => isByUs() ? undefined : resolve();
+      for (const event of ["end", "error", "close"]) socket.once(event, leave);
+    });
     socket.on("data", (chunk: Buffer) => this.#hear(chunk));
     socket.on("end", () => this.#end("its connection has ended"));
     socket.on("error", (error) => this.#end(`its connection broke: ${error.message}`));
@@ -101,8 +110,9 @@ export class Connection implements Outlet {
     this.#send({ jsonrpc: "2.0", method, params });
   }
 
-  close(): Promise<void> {
-    this.#end("the session has another connection or has ended");
+  close({ isPatient = false } = {}): Promise<void> {
+    this.#end("the session has another connection or has ended", isPatient);
+    if (!isPatient) this.#limitLastWords();
     if (this.#socket.destroyed) return Promise.resolve();
     return new Promise((resolve) => this.#socket.once("close", () => resolve()));
   }
@@ -144,13 +154,17 @@ export class Connection implements Outlet {
       return this.#respond(readId(message), { error: (error as WireError).toWire() });
     }
     let answer: unknown;
+    // It may end the session, when the answer is still to come.
+    this.#openRequests++;
     try {
       answer = this.#dispatch(request);
     } catch (error) {
       answer = Promise.reject(error);
     }
-    if (answer instanceof Promise) this.#respondLater(request, answer);
-    else this.#respond(request.id, { result: answer });
+    this.#openRequests--;
+    if (answer instanceof Promise) return this.#respondLater(request, answer);
+    this.#respond(request.id, { result: answer });
+    if (this.#isOver) this.#closeWhenAnswered();
   }
 
   #dispatch({ method, params }: Request): unknown {
@@ -209,7 +223,7 @@ export class Connection implements Outlet {
       ...timesFor(this.#parts.config, session.silenceMs),
       resumeMs: session.resumeMs,
       session: { id: session.id, secret, kind: session.kind, resumed: resume !== undefined },
-      locks: this.#parts.table.grantsOf(session),
+      locks: session.state === "ending" ? [] : this.#parts.table.grantsOf(session),
     };
   }
 
@@ -430,10 +444,10 @@ export class Connection implements Outlet {
     this.#socket.write(text);
     if (this.#socket.writableLength <= MAX_UNREAD_BYTES) return;
     this.#end(`the session left ${MAX_UNREAD_BYTES} bytes of answers unread`);
-    this.#socket.destroy();
+    this.#cutOff();
   }
 
-  #end(detail: string): void {
+  #end(detail: string, isPatient = false): void {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#stopWatching?.();
@@ -441,10 +455,20 @@ export class Connection implements Outlet {
     if (!this.#parts.isStopping()) this.#session?.detach(this, detail);
     this.#parts.log("connection-ended", this.#facts({ detail }));
     if (this.#socket.destroyed) return;
-    // A peer that does not read its last answers must not keep the connection.
-    const impatience = setTimeout(() => this.#socket.destroy(), LAST_WORDS_MS);
-    this.#socket.once("close", () => clearTimeout(impatience));
+    if (!isPatient) this.#limitLastWords();
     this.#closeWhenAnswered();
+  }
+
+  /** A peer that does not read its last answers must not keep the connection. */
+  #limitLastWords(): void {
+    if (this.#socket.destroyed || this.#impatience !== undefined) return;
+    this.#impatience = setTimeout(() => this.#cutOff(), LAST_WORDS_MS);
+    this.#socket.once("close", () => clearTimeout(this.#impatience));
+  }
+
+  #cutOff(): void {
+    this.#isCutOff = true;
+    this.#socket.destroy();
   }
 
   /** A peer that has only closed its own side still reads the answers to what it asked before. */

@@ -14,7 +14,7 @@ import type {
   QueuedParams,
   TakeoverNotice,
 } from "../protocol/messages.ts";
-import { type CleanUpOptions, clearLeftovers } from "./clean_up.ts";
+import { type CleanUpOptions, clearLeftovers, type LeavingClient } from "./clean_up.ts";
 import type { AgentConfig } from "./config.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
@@ -45,7 +45,12 @@ const MAX_AWAITING_SHOWN = 20;
  * Causes that only we can tell of. What we say goes through the session's sshd, and ending that first
  * would make a lost connection of it.
  */
-const TOLD_BY_US: readonly LossReason[] = ["broken", "taken-over"];
+const TOLD_BY_US: readonly LossReason[] = [
+  "broken",
+  "taken-over",
+  "lock-file-replaced",
+  "holder-failed",
+];
 
 /** Time that a session has to hear of its end, in milliseconds; one that is not heard from has none. */
 const HEARING_MS = 500;
@@ -54,8 +59,14 @@ const HEARING_MS = 500;
 export interface Outlet {
   /** Sends a notification. */
   notify(method: string, params: object): void;
-  /** Ends the connection. Resolves when the peer has closed its side too: it has read all that was sent. */
-  close(): Promise<void>;
+  /**
+   * Ends the connection. Resolves when the peer has closed its side too: it has read all that was sent;
+   * or when it has not done so for a while, unless this side is patient. To be called again when it is
+   * so no longer.
+   */
+  close(options?: { isPatient?: boolean }): Promise<void>;
+  /** Resolves when the peer has closed its side, by itself or with its end. */
+  readonly left: Promise<void>;
   /** Whether the peer has sent something, or has ended, and that was not read yet. */
   hasUnread(): boolean;
 }
@@ -428,7 +439,9 @@ export class Session implements Claimant, Listened {
     const hasRoot = this.kind === "ssh" && isAlive(this.#marks.root);
     if (isLeft && !hasRoot) table.finishEnd(this, cause, ["leave"]);
     crashPoint("end.told");
-    const hasHeard = this.#outlet?.close();
+    const outlet = this.#outlet;
+    const client = this.kind === "process" ? this.#leavingClient(outlet) : undefined;
+    const hasHeard = outlet?.close({ isPatient: client !== undefined && policy !== "leave" });
     this.#parts.silence.delete(this);
     if (TOLD_BY_US.includes(cause.reason)) await withinMs(hasHeard, HEARING_MS);
     if (isLeft && hasRoot) {
@@ -436,8 +449,9 @@ export class Session implements Claimant, Listened {
       table.finishEnd(this, cause, ["leave"]);
     }
     if (policy === "kill" || policy === "drain") {
-      await this.#forSure(() => this.#clear(policy, graceMs));
+      await this.#forSure(() => this.#clear(policy, graceMs, client));
     }
+    void outlet?.close();
     crashPoint("end.cleared");
     table.finishEnd(this, cause);
     crashPoint("end.finished");
@@ -467,13 +481,27 @@ export class Session implements Claimant, Listened {
     });
   }
 
-  #clear(policy: "kill" | "drain", graceMs: number): Promise<void> {
+  #clear(
+    policy: "kill" | "drain",
+    graceMs: number,
+    client: LeavingClient | undefined,
+  ): Promise<void> {
     return clearLeftovers({
       ...this.#clearParts(),
-      graceMs,
+      ...{ graceMs, client },
       policy: () => this.#isBroken ? "kill" : policy,
       find: () => this.findProcesses(),
     });
+  }
+
+  /** A local program whose connection is gone has ended the session itself, or knows that it has ended. */
+  #leavingClient(outlet: Outlet | undefined): LeavingClient | undefined {
+    if (outlet === undefined) return undefined;
+    const { root } = this.#marks;
+    const isSharing = ({ marks, isSharing }: OtherSession) =>
+      isSharing && marks.root.pid === root.pid && marks.root.startTime === root.startTime;
+    const isShared = () => [...this.#otherLocalSessions()].some(isSharing);
+    return { ...root, left: outlet.left, isShared };
   }
 
   #clearParts(): Pick<CleanUpOptions, "root" | "exits" | "onAwaiting"> {
