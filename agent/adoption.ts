@@ -85,6 +85,8 @@ export function adoptLocks(parts: AdoptionParts): void {
     session.lastHeardAt = performance.now();
     session.takeUp("the agent has started anew");
   }
+  // What became of lock files meanwhile nobody has seen.
+  parts.table.checkFiles();
 }
 
 /** Whether a process is gone; nearly all records name the same one, and none comes back. */

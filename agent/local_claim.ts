@@ -31,7 +31,7 @@ import { checkLockDir, isStillThere, type LockFile } from "./lock_file.ts";
 import { copyLockFile, isHolderOf, lockOn } from "./lock_file_copy.ts";
 import { LockTable } from "./lock_table.ts";
 import { createLog } from "./log.ts";
-import type { Claimant } from "./ownership.ts";
+import type { Claimant, EndCause } from "./ownership.ts";
 import { type AgentPaths, ensurePrivateFolder } from "./paths.ts";
 import { identifyPeer } from "./peer.ts";
 import { isAlive, listPids, type ProcessId, readStat } from "./proc.ts";
@@ -198,7 +198,7 @@ class LocalCommand implements Claimant, HeldLock {
   });
   readonly run: ProcessId = { pid: this.peer.pid, startTime: this.peer.startTime ?? 0 };
   readonly clientAddress = undefined;
-  readonly state = "held";
+  state: "held" | "ending" = "held";
   readonly awaiting: ProcessFacts[] = [];
   onLost: ((loss: LostParams) => void) | undefined;
   onTakeover: ((notice: TakeoverNotice) => void) | undefined;
@@ -254,7 +254,12 @@ class LocalCommand implements Claimant, HeldLock {
 
   notifyTakeover(): void {/* only an agent's clients can ask */}
 
-  end(): void {/* as above */}
+  /** The lock is kept until the command has ended with all that it has started. */
+  end(cause: EndCause): void {
+    if (this.state === "ending") return;
+    this.state = "ending";
+    this.notifyLost({ name: this.#name, token: this.token, ...cause });
+  }
 
   /** The lock is had: from here on it outlives this process by what this process has started. */
   hold(token: number, shared: boolean): HeldLock {

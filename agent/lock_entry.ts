@@ -45,7 +45,7 @@ export function enqueue(queue: PendingClaim[], claim: PendingClaim): void {
 }
 
 /**
- * The owner's own lock, when a session of the owner has it that is not ending.
+ * The owner's own lock, when a session of the owner has it that is not ending, and its file is there.
  *
  * @param entry The lock.
  * @param claim Who claims it.
@@ -55,8 +55,8 @@ export function joinable(
   { claimant, shared }: PendingClaim,
 ): Ownership | undefined {
   // Anyone may call themselves anything: only the same user's sessions share an owner's lock.
-  return entry.ownerships.find(({ owner, uid, shared: isShared, grants }) =>
-    owner === claimant.owner && uid === claimant.peer.uid && isShared === shared &&
+  return entry.ownerships.find(({ owner, uid, shared: isShared, grants, isReplaced }) =>
+    owner === claimant.owner && uid === claimant.peer.uid && isShared === shared && !isReplaced &&
     grants.some((grant) => grant.claimant.state !== "ending")
   );
 }

@@ -17,7 +17,10 @@
  * 6. A lock with no ownerships, no claims and no holder on its way has no entry (`#pump`).
  * 7. An ownership ends with the last of its grants; the grant of a session that ends stays until the
  *    session's processes are cleared away (`beginEnd`, `finishEnd`), and nobody joins it meanwhile.
- * 8. A parked ownership has no grants, and only its owner gets it (`#park`, `#unpark`): the kernel's
+ * 8. An ownership whose file was replaced stays until its sessions have ended like any other, and no
+ *    claim is granted beside it meanwhile (`#checkFile`, `waitsForCleanUp`): the kernel's lock on the
+ *    old file keeps nobody out.
+ * 9. A parked ownership has no grants, and only its owner gets it (`#park`, `#unpark`): the kernel's
  *    lock is kept all the while, the token is a new one.
  *
  * @module
@@ -73,6 +76,7 @@ import { PendingClaim } from "./pending_claim.ts";
 import { Recorder } from "./recorder.ts";
 import { type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
 import { alreadyClaimed, cancelled, checkParking, contended, notRecorded } from "./refusals.ts";
+import { endGuard, guardNewFile } from "./replaced_file.ts";
 import type { Rights } from "./rights.ts";
 import { Takeovers } from "./takeovers.ts";
 import type { TokenStore } from "./token_store.ts";
@@ -283,8 +287,7 @@ export class LockTable {
     const ownership: Ownership = {
       ...{ name, owner, uid, shared, token, since, sinceAt, file, holder },
       grants: [],
-      isReplaced: false,
-      parked: undefined,
+      ...{ isReplaced: false, guard: undefined, parked: undefined },
     };
     for (const [index, { purpose, onEnd, graceMs, parkMs }] of partsOfRecord(record).entries()) {
       const claimant = claimants[index]!;
@@ -370,7 +373,8 @@ export class LockTable {
   }
 
   /**
-   * Ends locks whose file is no longer the one that was locked.
+   * Ends the sessions of locks whose file is no longer the one that was locked; one without a
+   * connection when it comes back.
    *
    * @param page Which of them; absent: all.
    */
@@ -379,7 +383,7 @@ export class LockTable {
   }
 
   /**
-   * Ends locks of one session whose file is no longer the one that was locked.
+   * Ends a session if the file of one of its locks is no longer the one that was locked.
    *
    * @param claimant The session.
    */
@@ -481,7 +485,7 @@ export class LockTable {
       const outcome = await claimInKernel(this.#parts, claim, onWaiting);
       if (outcome.kind === "busy") throw await this.#contended(entry, claim);
       if (outcome.kind === "locked") {
-        // An ownership whose file was replaced may not have been found yet; its sessions are told first.
+        // An ownership whose file was replaced may not have been found yet; its sessions end first.
         this.#checkEntry(entry);
         if (waitsForCleanUp(entry, claim)) await this.#putBack(entry, claim, outcome);
         else this.#grant(entry, claim, outcome);
@@ -502,6 +506,7 @@ export class LockTable {
     { file, holder }: { file: LockFile; holder: HolderProcess },
   ): Promise<void> {
     unlock(file, holder);
+    this.#checkEntry(entry);
     await holder.ended;
     if (claim.waitMs === 0) throw await this.#contended(entry, claim);
     this.#tellQueued(entry, claim);
@@ -540,7 +545,8 @@ export class LockTable {
       const token = this.#parts.tokens.next();
       const [since, sinceAt] = [Date.now(), performance.now()];
       const facts = { name, owner, uid, shared, token, since, sinceAt };
-      return { ...facts, file, holder, grants: [], isReplaced: false, parked: undefined };
+      const isWhole = { isReplaced: false, guard: undefined, parked: undefined };
+      return { ...facts, file, holder, grants: [], ...isWhole };
     } catch (error) {
       unlock(file, holder);
       throw error;
@@ -758,7 +764,7 @@ export class LockTable {
       onDeath: () => void this.#replaceHolder(entry, ownership),
     });
     const detail = "its holder was killed and none could be started";
-    if (!hasNew && !isOver(ownership)) this.#lose(entry, ownership, "holder-failed", detail);
+    if (!hasNew && !isOver(ownership)) this.#lose(ownership, { reason: "holder-failed", detail });
   }
 
   #checkEntry({ ownerships }: LockEntry): void {
@@ -766,20 +772,25 @@ export class LockTable {
   }
 
   #checkFile(ownership: Ownership): void {
-    const { file, name } = ownership;
-    if (isOver(ownership) || isStillThere(file)) return;
-    const detail = `lock file ${file.path} was removed or replaced`;
+    const { file } = ownership;
+    const isLost = ownership.isReplaced || !isStillThere(file);
+    if (isOver(ownership) || !isLost) return;
     ownership.isReplaced = true;
-    this.#lose(this.#entryOf(name), ownership, "lock-file-replaced", detail);
+    const detail = `lock file ${file.path} was removed or replaced`;
+    guardNewFile(this.#parts, ownership);
+    this.#lose(ownership, { reason: "lock-file-replaced", detail });
   }
 
-  #lose(entry: LockEntry, ownership: Ownership, reason: LossReason, detail: string): void {
-    this.#endPark(ownership, detail);
-    for (const grant of [...ownership.grants]) {
-      // A session that is ending has been told its first cause, and its processes are waited for.
-      if (grant.claimant.state === "ending") continue;
-      this.#notifyLoss(grant, reason, detail);
-      this.#end(entry, grant, "lost");
+  /**
+   * Ends the sessions that have it, as a break does: nobody knows which of a session's processes act
+   * under which of its locks. One that is ending has been told its first cause.
+   */
+  #lose(ownership: Ownership, cause: EndCause): void {
+    this.#endPark(ownership, cause.detail);
+    for (const { claimant } of [...ownership.grants]) {
+      // It cannot be told now. It ends when it is back, or is silent; until then nobody joins it.
+      if (ownership.isReplaced && claimant.state === "detached") continue;
+      claimant.end(cause);
     }
   }
 
@@ -818,6 +829,7 @@ export class LockTable {
       holder.kill();
       file.close();
     }
+    endGuard(this.#parts.limits, ownership);
     crashPoint("end.unlocked");
     remove(entry.ownerships, ownership);
     if (--this.#ownershipCount === 0) this.onHolding?.(false);

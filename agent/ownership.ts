@@ -74,8 +74,10 @@ export interface Ownership {
   holder: Holder;
   /** The sessions of the owner that have it, in the order they came. */
   readonly grants: Grant[];
-  /** The path leads to another file: it excludes nobody, and only waits for sessions that are ending. */
+  /** The path leads to another file: it excludes nobody, and waits for its sessions to end. */
   isReplaced: boolean;
+  /** That other file, where this process could lock it: `guardNewFile`. */
+  guard: LockFile | undefined;
   /** Present while no session has it, and it is reserved for its owner. */
   parked: Parking | undefined;
 }

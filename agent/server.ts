@@ -292,7 +292,7 @@ class Agent implements AgentServer {
     const view = this.#viewFor(page);
     table.checkFiles(page);
     const locks = (page: StatusPage) => table.facts(page);
-    const agent = { locks, holderPids: () => table.holderPids(), view };
+    const agent = { locks, holderPids: () => table.holderPids().add(process.pid), view };
     const result = await readHostStatus({ lockDir, records, agent }, page);
     // Nothing of a listing is kept once it has ended.
     if (result.more !== true && this.#view === view) this.#view = undefined;

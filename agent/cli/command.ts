@@ -36,8 +36,13 @@ const PASSED_ON = ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const;
 /** The terminal sends these to the command itself; anybody else to `run` alone. */
 const FROM_TERMINAL = ["SIGINT", "SIGQUIT"] as const;
 
-/** After these losses the agent ends the command's processes; a second TERM would tell them to hurry. */
-const ENDED_BY_AGENT: readonly LossReason[] = ["broken", "taken-over"];
+/** After these losses an agent ends the command's processes; a second TERM would tell them to hurry. */
+const ENDED_BY_AGENT: readonly LossReason[] = [
+  "broken",
+  "taken-over",
+  "lock-file-replaced",
+  "holder-failed",
+];
 
 /**
  * Runs the command to its end, or until the lock is lost and all that it has started is gone.
@@ -93,7 +98,7 @@ async function endForLoss(
   printError(`Lost lock "${name}": ${detail}; ending the command`);
   try {
     const { endCommand } = await import("../end_command.ts");
-    const isEnded = ENDED_BY_AGENT.includes(reason);
+    const isEnded = lock.run === undefined && ENDED_BY_AGENT.includes(reason);
     await endCommand(lock, isEnded ? "after-grace" : "now", GRACE_MS);
   } catch {
     // Without /proc the command itself is all that is known.
