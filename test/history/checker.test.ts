@@ -62,8 +62,22 @@ const good: Record<string, HistoryEvent[]> = {
     third,
   ),
   "a loss": historyOf({ ...first, release: undefined, lost: 190 }, second),
-  "acts after the file was taken away": [
-    ...historyOf({ ...first, acts: [350], release: undefined, lost: 360 }, second),
+  "acts after the file was taken away, beside the shell protocol on the new one": [
+    ...historyOf({ ...first, acts: [350], release: undefined, lost: 360 }, {
+      ...second,
+      ...foreign,
+    }),
+    { e: "fault", kind: replacedFault, l: "deploy", t: 250 },
+  ],
+  "acts of the shell protocol on a file that was taken away": [
+    ...historyOf({ ...first, ...foreign, acts: [350], release: 360 }, second),
+    { e: "fault", kind: replacedFault, l: "deploy", t: 250 },
+  ],
+  "acts after the file was taken away, beside a run that found no agent": [
+    ...historyOf({ ...first, acts: [350], release: undefined, lost: 360 }, {
+      ...second,
+      way: "run",
+    }),
     { e: "fault", kind: replacedFault, l: "deploy", t: 250 },
   ],
   "an overtaken claim of an agent that was killed": [
@@ -161,7 +175,7 @@ const bad: Record<string, [ViolationKind[], HistoryEvent[]]> = {
     [
       ...historyOf(
         { ...first, claimed: 150, granted: 3 * wholeSecond, release: 9 * wholeSecond },
-        { ...second, granted: 5 * wholeSecond, acts: [], release: 6 * wholeSecond },
+        { ...second, ...foreign, granted: 5 * wholeSecond, acts: [], release: 6 * wholeSecond },
       ).filter(({ e }) => e !== "act"),
       { e: "fault", kind: replacedFault, l: "deploy", t: 200 },
     ],
@@ -169,15 +183,33 @@ const bad: Record<string, [ViolationKind[], HistoryEvent[]]> = {
   "an overlap on another lock than the one whose file was taken away": [
     ["overlap"],
     [
-      ...historyOf({ ...first, release: 900 }, second),
+      ...historyOf({ ...first, release: 900 }, { ...second, ...foreign }),
       { e: "fault", kind: replacedFault, l: "other", t: 250 },
     ],
   ],
   "an overlap whose second grant was before the file was taken away": [
     ["overlap"],
     [
-      ...historyOf({ ...first, release: 900 }, second),
+      ...historyOf({ ...first, release: 900 }, { ...second, ...foreign }),
       { e: "fault", kind: replacedFault, l: "deploy", t: 350 },
+    ],
+  ],
+  "an overlap of two clients of the agent whose lock's file was taken away": [
+    ["overlap"],
+    [
+      ...historyOf({ ...first, acts: [350], release: undefined, lost: 260 }, second),
+      { e: "fault", kind: replacedFault, l: "deploy", t: 250 },
+    ],
+  ],
+  "an overlap with a run of the agent's when the file was taken away": [
+    ["overlap"],
+    [
+      ...historyOf({ ...first, acts: [350], release: undefined, lost: 260 }, {
+        ...second,
+        way: "run",
+      }),
+      { e: "agent", event: "lock-granted", claim: "b#1", token: 2, session: "s", t: 299 },
+      { e: "fault", kind: replacedFault, l: "deploy", t: 250 },
     ],
   ],
   "an act without a grant": [

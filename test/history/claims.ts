@@ -39,6 +39,8 @@ export interface Ownership {
   last: Sign;
   /** Its lock was not taken before, in nanoseconds. */
   notBefore: number;
+  /** No agent had it: the shell protocol, flock(1), or a `run` of which the agent's log says nothing. */
+  isForeign: boolean;
 }
 
 /** An event that proves that a lock was held when it is stamped. */
@@ -91,7 +93,7 @@ export function sortHistory(events: Iterable<HistoryEvent>, report: Report): Sor
   addActs(claims, acts, report);
   sorted.claims = [...claims.values()];
   sorted.unheard = collectUnheard(sorted.agent, claims);
-  sorted.locks = collectOwnerships(sorted.claims, sorted.unheard);
+  sorted.locks = collectOwnerships(sorted);
   findOutWhoJoined(sorted.claims);
   return sorted;
 }
@@ -172,9 +174,14 @@ function addActs(claims: Map<string, Claim>, acts: ActEvent[], report: Report): 
 }
 
 function collectOwnerships(
-  claims: readonly Claim[],
-  unheard: ReadonlyMap<number, Claim[]>,
+  { claims, unheard, agent }: Pick<SortedHistory, "claims" | "unheard" | "agent">,
 ): Map<string, Ownership[]> {
+  const grantedByAgent = new Set(
+    agent.filter(({ event }) => event === "lock-granted").map(({ claim }) => claim),
+  );
+  const isForeign = (claim: Claim) =>
+    ["shell", "flock"].includes(claim.claim.way) ||
+    (claim.claim.way === "run" && !grantedByAgent.has(keyOf(claim)));
   const byKey = new Map<string, Ownership>();
   for (const claim of claims) {
     const { granted } = claim;
@@ -188,10 +195,12 @@ function collectOwnerships(
     if (found === undefined) {
       const all = [claim, ...unheard.get(token ?? NaN) ?? []];
       const notBefore = Math.min(...all.map(({ claim: { t } }) => t));
-      byKey.set(key, { lock, token, claims: [claim], first, last, notBefore });
+      const facts = { lock, token, claims: [claim], first, last, notBefore };
+      byKey.set(key, { ...facts, isForeign: isForeign(claim) });
     } else {
       found.claims.push(claim);
       found.notBefore = Math.min(found.notBefore, claim.claim.t);
+      found.isForeign &&= isForeign(claim);
       if (first.t < found.first.t) found.first = first;
       if (last.t > found.last.t) found.last = last;
     }

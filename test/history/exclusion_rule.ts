@@ -17,8 +17,9 @@ const underwayNs = 1e9;
  * Promises 1 and 2: two owners never have one lock at the same time, unless both are shared, and
  * nothing of an earlier one acts after the grant to a later one.
  *
- * A lock whose file was taken away is lost; until its session hears of it, it may overlap with who
- * locks the new file. No lock on a file can prevent that.
+ * A lock whose file was taken away may overlap with that of who was the first to lock the new file, if
+ * one of the two is none of an agent's: no lock on a file can prevent that. An agent's own clients it
+ * keeps apart whatever becomes of the file.
  */
 export function checkExclusion({ locks, replacedAt }: SortedHistory, report: Report): void {
   for (const [lock, ownerships] of locks) {
@@ -38,12 +39,16 @@ export function checkExclusion({ locks, replacedAt }: SortedHistory, report: Rep
   }
 }
 
-/** Whether the lock's file was taken away between the grants of these two, one of which had the old file. */
+/**
+ * Whether the lock's file was taken away between the grants of these two, one of which had the old file
+ * and one of which was not an agent's to keep out.
+ */
 export function isFileReplaced(
   spans: readonly Span[] | undefined,
   earlier: Ownership,
   later: Ownership,
 ): boolean {
+  if (!earlier.isForeign && !later.isForeign) return false;
   return spans?.some((span) =>
     earlier.first.t < span.from + underwayNs && span.from < later.first.t &&
     (mayHaveOldFile(earlier, span) || mayHaveOldFile(later, span))

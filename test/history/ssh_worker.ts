@@ -126,10 +126,7 @@ function codeOf(error: unknown): string {
 
 /** Whether the session is over. */
 async function hold(session: Session, lock: Lock, drains: boolean): Promise<boolean> {
-  // A lock whose file is taken away is lost while its session lives, and what that has started then is
-  // left to it: such a lock would leave what nobody ends.
-  const isToEnd = config.endings.length > 0 && random.below(100) < config.endingShare &&
-    !config.unlinked.includes(lock.name);
+  const isToEnd = config.endings.length > 0 && random.below(100) < config.endingShare;
   if (!isToEnd) {
     const ms = random.below(config.holdMs);
     await session.exec(command("child", ms, "plain"), { signal: lock.signal });

@@ -69,8 +69,8 @@ function begin(client: Client, way: "run" | "shell" | "flock", waits: boolean): 
 /** The child of `run` acts, and records the grant. */
 async function claimByRun(client: Client): Promise<boolean> {
   const { random } = client;
+  const isToDie = random.below(100) < config.kills;
   const lock = begin(client, "run", true);
-  const isToDie = random.below(100) < config.kills && !config.unlinked.includes(lock);
   const { c, n } = client;
   const how = ["plain", "stubborn", "stopped"][isToDie ? random.below(3) : 0]!;
   const ms = isToDie ? 20_000 : random.below(20);
