@@ -7,6 +7,7 @@
 import type { ExitWatch } from "./exit_watch.ts";
 import type { Holder } from "./holder.ts";
 import type { ProcessId } from "./proc.ts";
+import type { RecordCopy } from "./record_copy.ts";
 import { sendSignals } from "./signals.ts";
 
 /**
@@ -19,6 +20,7 @@ export const ADOPTED_LOOK_MS = 500;
 /** A holder that is no child of this process. */
 export class AdoptedHolder implements Holder {
   onDeath: (() => void) | undefined;
+  readonly copy: RecordCopy | undefined;
   readonly #process: ProcessId;
   readonly #stopWatching: () => void;
 
@@ -26,9 +28,16 @@ export class AdoptedHolder implements Holder {
    * @param process The process.
    * @param exits Tells when it ends.
    * @param pidfd A pidfd of it, which is closed when it has ended.
+   * @param copy The copy of its lock's record that it keeps.
    */
-  constructor(process: ProcessId, exits: ExitWatch, pidfd: number) {
+  constructor(
+    process: ProcessId,
+    exits: ExitWatch,
+    pidfd: number,
+    copy: RecordCopy | undefined,
+  ) {
     this.#process = process;
+    this.copy = copy;
     this.#stopWatching = exits.add(process, () => this.onDeath?.(), pidfd);
   }
 

@@ -1,34 +1,40 @@
 /**
  * How an agent takes over what one before it has left: locks that are held, and their sessions.
  *
- * The kernel and /proc have the truth; records only explain it and may be missing, damaged or
- * forged. A record is believed where a process that started when it says has the lock file of that
- * name as descriptor 999, with the lock on it.
+ * The kernel and /proc have the truth: a lock is held where a process has its file as descriptor 999,
+ * with the lock on it. Whose it is, the copy of the record says that the holder keeps. The record's
+ * file is asked only about holders that keep none, or a damaged one.
  *
  * @module
  */
 
 import { join } from "node:path";
 import { performance } from "node:perf_hooks";
-import { lockFileName, lockNameOfFile } from "../protocol/lock_name.ts";
+import { lockFileName } from "../protocol/lock_name.ts";
 import { AdoptedHolder } from "./adopted_holder.ts";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
 import { LOCK_FD } from "./holder/order.ts";
+import { findHolders, type FoundHolder, isOwnHolder } from "./holder_search.ts";
+import { closeDescriptor } from "./libc.ts";
 import { copyWithPidfd, lockOn } from "./lock_file_copy.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
 import {
   isAlive,
-  listPids,
   type ProcessId,
   readBootId,
-  readCommand,
   readDescriptor,
   readPidNamespace,
   readStat,
 } from "./proc.ts";
-import { type LockRecord, type OwnershipRecord, partsOfRecord, type Records } from "./records.ts";
+import {
+  isConsistent,
+  type LockRecord,
+  type OwnershipRecord,
+  partsOfRecord,
+  type Records,
+} from "./records.ts";
 import { Session, type SessionParts } from "./session.ts";
 import { sendSignals } from "./signals.ts";
 
@@ -51,6 +57,16 @@ export interface AdoptionParts {
   log: Log;
 }
 
+/** Where and when an agent runs: what was recorded elsewhere says nothing here. */
+interface Here {
+  bootId: string;
+  pidNamespace: string;
+  runtimeDir: string;
+}
+
+/** By pid. */
+type Holders = ReadonlyMap<number, FoundHolder>;
+
 /**
  * Takes over all locks that records explain. Their sessions are detached: those whose root lives
  * have their silence limit to resume; the others end as if they had ended just now, and those that
@@ -61,25 +77,26 @@ export interface AdoptionParts {
  * @param parts What it works with.
  */
 export function adoptLocks(parts: AdoptionParts): void {
-  const { records, log } = parts;
+  const { records } = parts;
   records.sweep();
-  const [bootId, pidNamespace] = [readBootId(), readPidNamespace()];
+  const { runtimeDir } = records;
+  const here: Here = { bootId: readBootId(), pidNamespace: readPidNamespace(), runtimeDir };
+  const holders = new Map(findHolders(parts.lockDir).map((holder) => [holder.pid, holder]));
+  const kept = keptOwnerships(holders, here);
   const isGone = predecessors();
-  for (const name of records.names()) {
-    const record = records.read(name);
-    const isCurrent = record?.bootId === bootId;
-    // Pids of another container mean nothing here, and its agent may come back for them.
-    if (isCurrent && record.pidNamespace !== pidNamespace) continue;
-    const ownerships = isCurrent ? record.ownerships : [];
+  for (const name of new Set([...kept.keys(), ...records.names()])) {
+    const { ownerships, isOthers } = explain(name, kept.get(name) ?? [], { parts, holders, here });
     // A command that holds its lock by itself writes records too, and looks after them.
     const left = ownerships.filter(({ agent }) => isGone(agent))
       // Parking writes the record anew: by then all others are in it.
       .sort((a, b) => Number(a.parked !== undefined) - Number(b.parked !== undefined));
-    const stale = left.filter((ownership) => adoptOwnership(parts, name, ownership));
-    if (stale.length === ownerships.length) dropRecord(records, name, record);
+    const stale = left.filter((each) =>
+      adoptOwnership(parts, name, each, holders.get(each.holder.pid))
+    );
+    if (stale.length === ownerships.length && !isOthers) dropRecord(records, name);
   }
   crashPoint("adoption.all-adopted");
-  for (const { pid, name } of unexplainedHolders(parts)) log("holder-unexplained", { pid, name });
+  logUnexplained(parts, holders);
   for (const session of new Set(parts.sessions.sessions.values())) {
     // Nobody could be heard so far, and on a busy host thousands of locks take a while.
     session.lastHeardAt = performance.now();
@@ -87,6 +104,48 @@ export function adoptLocks(parts: AdoptionParts): void {
   }
   // What became of lock files meanwhile nobody has seen.
   parts.table.checkFiles();
+}
+
+/** What the holders say of each lock. */
+function keptOwnerships(holders: Holders, here: Here): Map<string, OwnershipRecord[]> {
+  const byName = new Map<string, OwnershipRecord[]>();
+  for (const { kept } of holders.values()) {
+    // Pids of another container mean nothing here, and an agent in another place has its own locks.
+    if (kept === undefined || !isOfHere(kept, here) || kept.runtimeDir !== here.runtimeDir) {
+      continue;
+    }
+    const ownerships = byName.get(kept.name) ?? [];
+    if (!isConsistent([...ownerships, ...kept.ownerships])) continue;
+    byName.set(kept.name, [...ownerships, ...kept.ownerships]);
+  }
+  return byName;
+}
+
+/** Adds what the file says of holders that say nothing themselves. */
+function explain(
+  name: string,
+  kept: OwnershipRecord[],
+  { parts: { records }, holders, here }: {
+    parts: AdoptionParts;
+    holders: Holders;
+    here: Here;
+  },
+): { ownerships: OwnershipRecord[]; isOthers: boolean } {
+  // One that is had alone is all there is.
+  const record = kept.some(({ shared }) => !shared) ? undefined : records.read(name);
+  if (record?.bootId !== here.bootId) return { ownerships: kept, isOthers: false };
+  // An agent in the other container may come back for them.
+  if (!isOfHere(record, here)) return { ownerships: kept, isOthers: kept.length === 0 };
+  const ownerships = [...kept];
+  for (const ownership of record.ownerships) {
+    if (holders.get(ownership.holder.pid)?.kept !== undefined) continue;
+    if (isConsistent([...ownerships, ownership])) ownerships.push(ownership);
+  }
+  return { ownerships, isOthers: false };
+}
+
+function isOfHere(record: LockRecord, { bootId, pidNamespace }: Here): boolean {
+  return record.bootId === bootId && record.pidNamespace === pidNamespace;
 }
 
 /** Whether a process is gone; nearly all records name the same one, and none comes back. */
@@ -100,7 +159,12 @@ function predecessors(): (agent: ProcessId) => boolean {
 }
 
 /** Whether the ownership needs its record no longer, because its holder is gone. */
-function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRecord): boolean {
+function adoptOwnership(
+  parts: AdoptionParts,
+  name: string,
+  record: OwnershipRecord,
+  found: FoundHolder | undefined,
+): boolean {
   const path = join(parts.lockDir, lockFileName(name));
   const facts = { name, owner: record.owner, token: record.token, holderPid: record.holder.pid };
   let copy: ReturnType<typeof copyWithPidfd>;
@@ -111,6 +175,12 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
     // The holder lives and keeps the lock; an agent with more rights can still take it over.
     parts.log("adoption-failed", { ...facts, message: (error as Error).message });
     return false;
+  }
+  if (copy !== undefined && found?.kept === undefined && !isOwnHolder(record.holder.pid)) {
+    // The file names somebody else's holder.
+    closeDescriptor(copy.pidfd);
+    copy.file.close();
+    copy = undefined;
   }
   if (copy === undefined) {
     endIdleHolder(record.holder);
@@ -123,7 +193,7 @@ function adoptOwnership(parts: AdoptionParts, name: string, record: OwnershipRec
       ? sessions.get(session.secretHash) ?? Session.adopt(parts.sessions, record.owner, session)
       : Session.adoptEnded(parts.sessions, record.owner, session)
   );
-  const holder = new AdoptedHolder(record.holder, parts.holders, copy.pidfd);
+  const holder = new AdoptedHolder(record.holder, parts.holders, copy.pidfd, found?.copy);
   parts.table.adopt(name, record, copy.file, holder, claimants);
   crashPoint("adoption.lock-adopted");
   return false;
@@ -139,19 +209,14 @@ function endIdleHolder(holder: ProcessId): void {
   if (isHolder && lockOn(holder.pid, LOCK_FD) === undefined) sendSignals(holder, ["SIGKILL"]);
 }
 
-function dropRecord(records: Records, name: string, record: LockRecord | undefined): void {
-  const { bootId, pidNamespace } = record ?? { bootId: "", pidNamespace: "" };
-  records.write({ name, bootId, pidNamespace, ownerships: [] });
+function dropRecord(records: Records, name: string): void {
+  records.write({ name, bootId: "", pidNamespace: "", ownerships: [] });
 }
 
-function unexplainedHolders({ lockDir, table }: AdoptionParts): { pid: number; name: string }[] {
+function logUnexplained({ table, log }: AdoptionParts, holders: Holders): void {
   const known = table.holderPids();
-  return listPids().flatMap((pid) => {
-    if (known.has(pid) || !readCommand(pid)?.startsWith("session-lock-")) return [];
-    const target = readDescriptor(pid, LOCK_FD);
-    const name = target.startsWith(`${lockDir}/`)
-      ? lockNameOfFile(target.slice(lockDir.length + 1))
-      : undefined;
-    return name === undefined ? [] : [{ pid, name }];
-  });
+  for (const { pid, name } of holders.values()) {
+    if (name === undefined || known.has(pid) || readDescriptor(pid, LOCK_FD) === "") continue;
+    log("holder-unexplained", { pid, name });
+  }
 }

@@ -40,6 +40,7 @@ export type CrashPoint =
   | "record.drafted"
   | "record.replaced"
   | "record.removed"
+  | "record.copied"
   // A session, its end, a release.
   | "session.detached"
   | "session.resumed"

@@ -23,6 +23,7 @@ import {
 } from "./holder/order.ts";
 import { sendDescriptor } from "./libc.ts";
 import { readStat } from "./proc.ts";
+import { RecordCopy } from "./record_copy.ts";
 
 /** Holders of one claim that somebody may kill before they answer: only an attack kills so many. */
 const MAX_KILLED = 20;
@@ -42,6 +43,8 @@ export interface Holder {
   readonly pid: number;
   /** When it started, in clock ticks since boot; 0 when it is not known. */
   readonly startTime: number;
+  /** The copy of its lock's record that it keeps; absent where it was started without one. */
+  readonly copy: RecordCopy | undefined;
   /** Called when the process ends without having been told to. */
   onDeath: (() => void) | undefined;
   /** Ends the process. */
@@ -56,6 +59,8 @@ export class HolderProcess implements Holder {
   onWaiting: (() => void) | undefined;
   /** Called when the process ends without having been told to. */
   onDeath: (() => void) | undefined;
+  /** The copy of its lock's record that it keeps. */
+  readonly copy: RecordCopy | undefined;
 
   readonly #child: ChildProcess;
   readonly #socket: Duplex | undefined;
@@ -70,11 +75,14 @@ export class HolderProcess implements Holder {
    * Starts a process that waits for its order.
    *
    * @param executable The holder's file.
+   * @param copy The copy of its lock's record that it is to keep; it is this holder's from now on.
    */
-  constructor(executable: string) {
+  constructor(executable: string, copy?: RecordCopy) {
+    this.copy = copy;
     this.#child = spawn(executable, [], {
       argv0: SPARE_ARGV0,
-      stdio: ["ignore", "ignore", "ignore", "pipe"],
+      // Standard input is RECORD_FD.
+      stdio: [copy?.fd ?? "ignore", "ignore", "ignore", "pipe"],
       cwd: "/",
       env: {},
       // A session of its own: no terminal's signals reach it.
@@ -164,8 +172,14 @@ export class HolderProcess implements Holder {
     for (const reply of replies) {
       if (reply === REPLY.locked) this.#finish({ kind: "locked" });
       if (reply === REPLY.busy) this.#finish({ kind: "busy" });
-      if (reply === REPLY.waiting) this.onWaiting?.();
+      if (reply === REPLY.waiting) this.#wait();
     }
+  }
+
+  /** It may wait for long, and thousands may: what is written in the end takes its own descriptor. */
+  #wait(): void {
+    this.copy?.letGo();
+    this.onWaiting?.();
   }
 
   #finish(outcome: OrderOutcome): void {
@@ -179,6 +193,7 @@ export class HolderProcess implements Holder {
       this.#isAlive = false;
       this.#finish(this.#failure());
       this.#socket?.destroy();
+      this.copy?.letGo();
       resolve();
       if (!this.#wasKilled) this.onDeath?.();
     };
@@ -214,17 +229,26 @@ export class HolderProcess implements Holder {
 export class HolderPool {
   readonly #executable: string;
   readonly #keepsSpare: boolean;
+  readonly #keepsCopies: boolean;
   #spare: HolderProcess | undefined;
   #isRefilling = false;
   #isClosed = false;
 
   /**
    * @param executable The holder's file.
-   * @param options Whether {@linkcode refill} keeps a spare; default true.
+   * @param options Whether {@linkcode refill} keeps a spare (default true), and whether holders keep
+   * copies of records (default false); that takes the C library.
    */
-  constructor(executable: string, { keepsSpare = true }: { keepsSpare?: boolean } = {}) {
+  constructor(
+    executable: string,
+    { keepsSpare = true, keepsCopies = false }: {
+      keepsSpare?: boolean;
+      keepsCopies?: boolean;
+    } = {},
+  ) {
     this.#executable = executable;
     this.#keepsSpare = keepsSpare;
+    this.#keepsCopies = keepsCopies;
   }
 
   /** The pid of the process that waits for its order, if there is one. */
@@ -291,7 +315,13 @@ export class HolderPool {
   }
 
   #start(): HolderProcess {
-    return new HolderProcess(this.#executable);
+    const copy = this.#keepsCopies ? RecordCopy.make() : undefined;
+    try {
+      return new HolderProcess(this.#executable, copy);
+    } catch (error) {
+      copy?.letGo();
+      throw error;
+    }
   }
 }
 

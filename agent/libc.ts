@@ -1,5 +1,6 @@
 /**
- * The C library functions that neither runtime offers: SO_PEERCRED, flock(2), SCM_RIGHTS, pidfds.
+ * The C library functions that neither runtime offers: SO_PEERCRED, flock(2), SCM_RIGHTS, pidfds,
+ * memfd_create(2).
  *
  * The only file that touches FFI, for Bun (glibc and musl) and Deno behind one typed face. All
  * calls are synchronous and none of them blocks.
@@ -21,6 +22,11 @@ const MSG_NOSIGNAL = 0x4000;
 const SYS_PIDFD_SEND_SIGNAL = 424;
 const SYS_PIDFD_OPEN = 434;
 const SYS_PIDFD_GETFD = 438;
+// Older than that: each architecture has its own.
+const SYS_MEMFD_CREATE = process.arch === "arm64" ? 279 : 319;
+
+const MFD_CLOEXEC = 1;
+const MFD_NOEXEC_SEAL = 8;
 
 /** `events` of a struct pollfd on a machine with the low byte first; `revents` are the upper half. */
 export const POLLIN = 1;
@@ -32,6 +38,7 @@ const O_NONBLOCK = 0x800;
 const ESRCH = 3;
 const EINTR = 4;
 const EAGAIN = 11;
+const EINVAL = 22;
 const ERANGE = 34;
 
 /** Supplementary groups that are asked for at first: more than nearly every user has. */
@@ -111,6 +118,7 @@ interface Symbols {
   getsockname(fd: number, address: Uint8Array, size: Uint8Array): number;
   close(fd: number): number;
   fcntl(fd: number, command: number, value: number): number;
+  pwrite(fd: number, bytes: Uint8Array, count: number, offset: number): number | bigint;
   errno(): number;
   addressOf(bytes: Uint8Array): bigint;
 }
@@ -342,6 +350,46 @@ export function closeDescriptor(fd: number): void {
 }
 
 /**
+ * Makes an empty file that lies in memory and has no path: it is there for as long as anybody has it
+ * open.
+ *
+ * @param name What /proc/PID/fd shows of it, as `/memfd:NAME (deleted)`; ASCII.
+ * @returns A descriptor for reading and writing, which no program that is started inherits by itself.
+ * @throws {ErrnoError} `EMFILE`, `ENFILE`, `ENOMEM`.
+ * @see memfd_create(2)
+ */
+export function createMemoryFile(name: string): number {
+  const libc = symbols();
+  const text = new TextEncoder().encode(`${name}\0`);
+  const create = (flags: number) =>
+    Number(libc.syscall(SYS_MEMFD_CREATE, Number(libc.addressOf(text)), flags, 0, 0));
+  let fd = create(MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+  // Linux before 6.3 does not know that it might be executed.
+  if (fd < 0 && libc.errno() === EINVAL) fd = create(MFD_CLOEXEC);
+  if (fd < 0) throw new ErrnoError("memfd_create", libc.errno());
+  return fd;
+}
+
+/**
+ * Writes bytes at a place in a file, all of them.
+ *
+ * @param fd What {@linkcode createMemoryFile} gave.
+ * @param bytes The bytes.
+ * @param offset The place, in bytes.
+ * @throws {ErrnoError} `ENOSPC`, `ENOMEM`; a part may have been written.
+ * @see pwrite(2)
+ */
+export function writeAt(fd: number, bytes: Uint8Array, offset: number): void {
+  const libc = symbols();
+  for (let done = 0; done < bytes.length;) {
+    const rest = bytes.subarray(done);
+    const written = Number(libc.pwrite(fd, rest, rest.length, offset + done));
+    if (written >= 0) done += written;
+    else if (libc.errno() !== EINTR) throw new ErrnoError("pwrite", libc.errno());
+  }
+}
+
+/**
  * Makes reads and writes of an open file description return at once, for everybody who has it.
  *
  * A runtime whose own descriptor was given to a child needs it: Deno makes what it gives away block.
@@ -419,6 +467,7 @@ function openWithDeno(name: string): Symbols {
     getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
     close: { parameters: ["i32"], result: "i32" },
     fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "isize" },
     __errno_location: { parameters: [], result: "pointer" },
   }).symbols;
   return {
@@ -431,6 +480,7 @@ function openWithDeno(name: string): Symbols {
     getsockname: library.getsockname!,
     close: library.close!,
     fcntl: library.fcntl!,
+    pwrite: library.pwrite!,
     errno: () => new UnsafePointerView(library.__errno_location!()).getInt32(),
     addressOf: (bytes) => BigInt(UnsafePointer.value(UnsafePointer.of(bytes))),
   } as Symbols;
@@ -464,6 +514,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       getsockname: { args: ["i32", "ptr", "ptr"], returns: "i32" },
       close: { args: ["i32"], returns: "i32" },
       fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
+      pwrite: { args: ["i32", "ptr", "u64", "i64"], returns: "i64_fast" },
       __errno_location: { args: [], returns: "ptr" },
     }).symbols;
     return {
@@ -476,6 +527,7 @@ async function bunOpener(): Promise<(name: string) => Symbols> {
       getsockname: library.getsockname!,
       close: library.close!,
       fcntl: library.fcntl!,
+      pwrite: library.pwrite!,
       errno: () => read.i32(library.__errno_location!(), 0),
       addressOf: (bytes) => BigInt(ptr(bytes)),
     } as Symbols;

@@ -562,6 +562,8 @@ export class LockTable {
     crashPoint("join.recorded");
     if (error !== undefined && this.#parts.outlivesAgent) {
       ownership.grants.pop();
+      // Its holder may have been told of it.
+      this.#record(entry);
       return this.#settleRefused(entry, claim, notRecorded(entry.name, error));
     }
     this.#settleGranted(entry, ownership, claim, { joined: true });
@@ -712,6 +714,7 @@ export class LockTable {
       // The record says that it is reserved, and so it is.
       ownership.grants.pop();
       ownership.parked = parked;
+      this.#record(entry);
       return this.#settleRefused(entry, claim, notRecorded(entry.name, error));
     }
     clearTimeout(parked.timer);

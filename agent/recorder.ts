@@ -5,11 +5,12 @@
  */
 
 import process from "node:process";
+import { crashPoint } from "./crash_points.ts";
 import type { LockEntry } from "./lock_entry.ts";
 import type { Log } from "./log.ts";
-import { toRecord } from "./ownership.ts";
+import { type Ownership, toRecord } from "./ownership.ts";
 import { readBootId, readPidNamespace, readStat } from "./proc.ts";
-import type { Records } from "./records.ts";
+import type { LockRecord, Records } from "./records.ts";
 
 /** Records that are written in one turn of the event loop, at some 50 µs each. */
 const RECORDS_PER_TURN = 20;
@@ -41,21 +42,36 @@ export class Recorder {
   }
 
   /**
-   * Writes the record of a lock.
+   * Writes the record of a lock: the file, and the copy that each of its holders keeps.
    *
    * @param entry The lock.
-   * @returns What stood in the way; it is in the log then.
+   * @returns What stood in the way of the first that could not be written; it is in the log then.
    */
   write({ name, ownerships }: LockEntry): Error | undefined {
+    const { log, records } = this.#parts;
     this.#due.delete(name);
-    const error = this.#parts.records.write({
-      name,
-      bootId: this.#bootId,
-      pidNamespace: this.#pidNamespace,
-      ownerships: ownerships.map((ownership) => toRecord(ownership, this.#agent)),
-    });
-    if (error !== undefined) this.#parts.log("record-failed", { name, message: error.message });
+    const [bootId, pidNamespace] = [this.#bootId, this.#pidNamespace];
+    const recorded = ownerships.map((ownership) => toRecord(ownership, this.#agent));
+    const record: LockRecord = { name, bootId, pidNamespace, ownerships: recorded };
+    let error = records.write(record);
+    for (const [index, ownership] of ownerships.entries()) {
+      const failure = this.#copy(ownership, { ...record, ownerships: [recorded[index]!] });
+      error ??= failure;
+    }
+    if (error !== undefined) log("record-failed", { name, message: error.message });
     return error;
+  }
+
+  #copy({ holder: { copy, pid } }: Ownership, record: LockRecord): Error | undefined {
+    if (copy === undefined) return undefined;
+    const { runtimeDir } = this.#parts.records;
+    try {
+      copy.write(pid, JSON.stringify({ ...record, runtimeDir }));
+      crashPoint("record.copied");
+      return undefined;
+    } catch (error) {
+      return error as Error;
+    }
   }
 
   /**

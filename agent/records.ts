@@ -10,6 +10,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
@@ -93,11 +94,18 @@ export interface LockRecord {
   ownerships: OwnershipRecord[];
 }
 
+/** The record of one ownership as its holder keeps it. */
+export interface KeptRecord extends LockRecord {
+  /** The runtime folder of the agent that has written it: other agents' locks are theirs. */
+  runtimeDir: string;
+}
+
 /** The records of one runtime folder. */
 export class Records {
   readonly #folder: string;
   /** The inode that {@linkcode prepare} has found or made. */
   #inode: number | undefined;
+  #runtimeDir = "";
 
   /**
    * @param runtimeDir The runtime folder; it must exist.
@@ -112,6 +120,12 @@ export class Records {
     mkdirSync(dirname(this.#folder), { recursive: true, mode: 0o700 });
     mkdirSync(this.#folder, { recursive: true, mode: 0o750 });
     this.#inode = statSync(this.#folder).ino;
+    this.#runtimeDir = realpathSync(dirname(this.#folder));
+  }
+
+  /** The runtime folder, once it was made ready. */
+  get runtimeDir(): string {
+    return this.#runtimeDir;
   }
 
   /** Removes what writers that died in between have left. */
@@ -153,7 +167,7 @@ export class Records {
     try {
       this.#writeDraft(draft, text);
       crashPoint("record.drafted");
-      renameSync(draft, path);
+      replaceFile(draft, path);
     } catch (error) {
       // A full filesystem leaves a part of it, and nobody would remove that while this process lives.
       removeDraft(draft);
@@ -216,6 +230,22 @@ export function partsOfRecord({ grants, parked }: OwnershipRecord): GrantRecord[
   return parked === undefined ? grants : [parked.grant];
 }
 
+function replaceFile(draft: string, path: string): void {
+  try {
+    renameSync(draft, path);
+  } catch (error) {
+    if (!removeFolder(path)) throw error;
+    renameSync(draft, path);
+  }
+}
+
+/** A folder in the place of a record is nobody else's: nobody else can make one here. */
+function removeFolder(path: string): boolean {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) return false;
+  rmSync(path, { recursive: true, force: true });
+  return true;
+}
+
 function removeDraft(path: string): void {
   try {
     // Deno's unlink(2) removes empty folders too: one may be in the way of the draft.
@@ -230,7 +260,7 @@ function removeRecord(path: string): void {
     unlinkSync(path);
     crashPoint("record.removed");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" && !removeFolder(path)) throw error;
   }
 }
 
@@ -242,8 +272,30 @@ function isLockRecord(value: unknown): value is LockRecord {
     isConsistent(record.ownerships);
 }
 
-/** A lock that nobody has, or one that is had twice over, would never be free or be free too early. */
-function isConsistent(ownerships: OwnershipRecord[]): boolean {
+/**
+ * The record of one ownership from what its holder keeps.
+ *
+ * @param text What it keeps.
+ * @returns `undefined` where it is no record.
+ */
+export function parseKept(text: string): KeptRecord | undefined {
+  try {
+    const record = JSON.parse(text) as KeptRecord;
+    const isKept = isLockRecord(record) && isLockName(record.name) &&
+      record.ownerships.length === 1;
+    return isKept && typeof record.runtimeDir === "string" ? record : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Whether ownerships can be one lock's at the same time: a lock that nobody has, or one that is had
+ * twice over, would never be free or be free too early.
+ *
+ * @param ownerships The ownerships.
+ */
+export function isConsistent(ownerships: OwnershipRecord[]): boolean {
   const sessions = ownerships.flatMap(partsOfRecord).map(({ session }) => session.secretHash);
   const holders = ownerships.map(({ holder }) => holder.pid);
   return ownerships.every((ownership) => partsOfRecord(ownership).length > 0) &&

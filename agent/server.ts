@@ -147,7 +147,7 @@ async function lockPlaces({ paths, gid, log }: ServerOptions): Promise<() => voi
 function assemble({ paths, log, gid, config }: ServerOptions): Parts {
   const records = new Records(paths.runtimeDir);
   const tokens = new TokenStore(paths.stateDir);
-  const pool = new HolderPool(paths.holder);
+  const pool = new HolderPool(paths.holder, { keepsCopies: true });
   const limits = new Limits(config);
   const rights = new Rights(
     config.adminGroup === undefined ? undefined : groupId(config.adminGroup),

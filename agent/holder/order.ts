@@ -64,6 +64,12 @@ export const AGENT_FD = 3;
 /** The descriptor that a holder has the lock file on; `ls -l /proc/PID/fd` shows it as 999. */
 export const LOCK_FD = 999;
 
+/**
+ * The descriptor that a holder keeps its lock's record on, where it was started with one: its standard
+ * input. It leaves the standard ones alone, so that takes no instruction.
+ */
+export const RECORD_FD = 0;
+
 /** What a holder is to do. */
 export interface Order {
   /** A validated lock name: ASCII, at most 100 characters. */

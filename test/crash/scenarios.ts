@@ -1,4 +1,4 @@
-import { rmSync } from "node:fs";
+import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { CrashPoint } from "../../agent/crash_points.ts";
 import { signalPid } from "../support/processes.ts";
@@ -29,11 +29,15 @@ export const SCENARIOS: readonly Scenario[] = [
     },
   ),
 
-  ...at(["join.recorded", "record.replaced"], "a claim that joins", async (chain) => {
-    const session = await chain.joining();
-    chain.arm();
-    ignore(session.claim("kept"));
-  }),
+  ...at(
+    ["join.recorded", "record.replaced", "record.copied"],
+    "a claim that joins",
+    async (chain) => {
+      const session = await chain.joining();
+      chain.arm();
+      ignore(session.claim("kept"));
+    },
+  ),
 
   ...at(["claim.waiting"], "a claim that waits", async (chain) => {
     await (await chain.session("a")).claim(WORK);
@@ -151,6 +155,12 @@ export const SCENARIOS: readonly Scenario[] = [
     },
     { inStart: true },
   ),
+
+  ...at(["adoption.all-adopted"], "a start that finds no records", async (chain) => {
+    await (await chain.session("a")).claim(WORK);
+    const folder = join(chain.place.runtimeDir, "locks");
+    for (const file of readdirSync(folder)) rmSync(join(folder, file));
+  }, { inStart: true }),
 
   ...at(
     ["end.told", "clean-up.found", "end.finished"],

@@ -42,12 +42,12 @@ export const WITHOUT: readonly Without[] = [
     },
   },
   {
-    what: "the predecessor's record until all of it is adopted",
-    scenario: "adoption.lock-adopted of a start",
+    what: "the copy of the record that a holder keeps",
+    scenario: "adoption.all-adopted of a start that finds no records",
     patch: {
-      file: "agent/lock_table.ts",
-      find: "return this.#recordLater(name);",
-      replace: "return this.#record(entry);",
+      file: "agent/server.ts",
+      find: "keepsCopies: true",
+      replace: "keepsCopies: false",
     },
   },
   {
