@@ -6,7 +6,7 @@ import { buildAgent } from "../support/agent_build.ts";
 import { requires } from "../support/requires.ts";
 import { Chain, type Ending, type Scenario } from "./chain.ts";
 import { FROM_OUTSIDE, SCENARIOS } from "./scenarios.ts";
-import { WITHOUT } from "./without.ts";
+import { NO_COPIES, WITHOUT } from "./without.ts";
 
 /** How often agents are killed in each scenario, and how often one is stopped and goes on. */
 const ROUNDS: Record<Ending, number> = {
@@ -71,13 +71,14 @@ describe("an agent that was stopped and goes on beside its successor does nothin
 
 describe("what keeps locks with their sessions is needed:", { concurrency: CONCURRENCY }, () => {
   if (ROUNDS.kill === 0) return;
-  for (const [index, { what, scenario, patch }] of WITHOUT.entries()) {
+  for (const [index, { what, scenario, patch, andWithoutCopies }] of WITHOUT.entries()) {
     test(`without ${what}, ${scenario} is caught`, { skip }, async () => {
       const found = SCENARIOS.find(({ name }) => name === scenario);
       assert.ok(found !== undefined);
       const argv = await buildAgent({
         name: `crash-without-${index}`,
-        ...{ patches: [patch], crashPoints: true, engine: ENGINE },
+        patches: andWithoutCopies ? [patch, NO_COPIES] : [patch],
+        ...{ crashPoints: true, engine: ENGINE },
       });
       const caught = await runChain(argv, found, "kill", DOOMED).catch((error: Error) => error);
       assert.ok(caught instanceof Error, "no round failed");

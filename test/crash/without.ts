@@ -5,7 +5,16 @@ export interface Without {
   readonly what: string;
   readonly scenario: string;
   readonly patch: Patch;
+  /** With what holders keep the next agent makes up for it: that is taken away as well. */
+  readonly andWithoutCopies?: true;
 }
+
+/** No holder keeps a copy of its lock's record. */
+export const NO_COPIES: Patch = {
+  file: "agent/server.ts",
+  find: "keepsCopies: true",
+  replace: "keepsCopies: false",
+};
 
 /** What the order of two statements, or one of them, is there for. */
 export const WITHOUT: readonly Without[] = [
@@ -44,15 +53,22 @@ export const WITHOUT: readonly Without[] = [
   {
     what: "the copy of the record that a holder keeps",
     scenario: "adoption.all-adopted of a start that finds no records",
+    patch: NO_COPIES,
+  },
+  {
+    what: "the predecessor's record until all of it is adopted",
+    scenario: "adoption.lock-adopted of a start",
+    andWithoutCopies: true,
     patch: {
-      file: "agent/server.ts",
-      find: "keepsCopies: true",
-      replace: "keepsCopies: false",
+      file: "agent/lock_table.ts",
+      find: "return this.#recordLater(name);",
+      replace: "return this.#record(entry);",
     },
   },
   {
     what: "the end of the holder before the lock is freed",
     scenario: "unlock.unlocked of a release",
+    andWithoutCopies: true,
     patch: {
       file: "agent/kernel_claim.ts",
       find: `  holder.kill();\n  crashPoint("unlock.holder-killed");\n`,
