@@ -445,11 +445,15 @@ export const defences: BrokenCase[] = [
   },
   {
     name: "out of inodes: locks are granted without their record",
-    patches: [patch(
-      table,
-      "if (error !== undefined && outlivesAgent) {",
-      "if (error !== undefined && !outlivesAgent) {",
-    )],
+    patches: [
+      patch(
+        table,
+        "if (error !== undefined && outlivesAgent) {",
+        "if (error !== undefined && !outlivesAgent) {",
+      ),
+      // The copy that a holder keeps would make up for it.
+      patch("agent/server.ts", "keepsCopies: true", "keepsCopies: false"),
+    ],
     faults: { "out-of-inodes": 2, "agent-killed": 1 },
     more: { holdMs: 1000, faultPauseMs: 50, ...stalling },
     needsRoot: true,
