@@ -114,11 +114,25 @@ function keptOwnerships(holders: Holders, here: Here): Map<string, OwnershipReco
     if (kept === undefined || !isOfHere(kept, here) || kept.runtimeDir !== here.runtimeDir) {
       continue;
     }
-    const ownerships = byName.get(kept.name) ?? [];
-    if (!isConsistent([...ownerships, ...kept.ownerships])) continue;
-    byName.set(kept.name, [...ownerships, ...kept.ownerships]);
+    const ownerships = byName.get(kept.name);
+    if (ownerships === undefined) byName.set(kept.name, [...kept.ownerships]);
+    else ownerships.push(...kept.ownerships);
+  }
+  for (const [name, ownerships] of byName) {
+    if (isConsistent(ownerships)) continue;
+    // A holder that was killed before its lock was freed may not be gone yet.
+    const held = ownerships.filter(({ holder: { pid } }) => lockOn(pid, LOCK_FD) !== undefined);
+    byName.set(name, consistent(held));
   }
   return byName;
+}
+
+/** All of them, or those that go together with the ones before. */
+function consistent(ownerships: OwnershipRecord[]): OwnershipRecord[] {
+  if (isConsistent(ownerships)) return ownerships;
+  const some: OwnershipRecord[] = [];
+  for (const each of ownerships) if (isConsistent([...some, each])) some.push(each);
+  return some;
 }
 
 /** Adds what the file says of holders that say nothing themselves. */
@@ -136,12 +150,10 @@ function explain(
   if (record?.bootId !== here.bootId) return { ownerships: kept, isOthers: false };
   // An agent in the other container may come back for them.
   if (!isOfHere(record, here)) return { ownerships: kept, isOthers: kept.length === 0 };
-  const ownerships = [...kept];
-  for (const ownership of record.ownerships) {
-    if (holders.get(ownership.holder.pid)?.kept !== undefined) continue;
-    if (isConsistent([...ownerships, ownership])) ownerships.push(ownership);
-  }
-  return { ownerships, isOthers: false };
+  const others = record.ownerships.filter(({ holder }) =>
+    holders.get(holder.pid)?.kept === undefined
+  );
+  return { ownerships: consistent([...kept, ...others]), isOthers: false };
 }
 
 function isOfHere(record: LockRecord, { bootId, pidNamespace }: Here): boolean {
