@@ -62,23 +62,59 @@ export interface HeldLock {
  * @param sockets Where an agent is found again.
  * @param owner The identity to claim under.
  * @param claim What to claim.
+ * @param lastSecret Secret of the session that the claim was made in before, at an agent that has
+ * ended: it may have been granted there without a word.
  * @throws {WireError} The agent refused.
+ * @throws {AgentEndedError} The agent ended before it had answered.
  */
 export async function claimFromAgent(
   client: AgentClient,
   sockets: string[],
   owner: string,
   claim: ClaimParams,
+  lastSecret?: string,
 ): Promise<AgentLock> {
   const lock = new AgentLock(client, { sockets, name: claim.name, owner });
-  const greeted = sayHello(client, { owner });
-  const granted = client.request<ClaimResult>("claim", claim);
-  const [hello, { token, shared, joined }] = await Promise.all([greeted, granted]);
-  lock.token = token;
-  lock.shared = shared;
-  lock.isJoined = joined === true;
-  lock.greeted(hello);
-  return lock;
+  let secret: string | undefined;
+  try {
+    const back = lastSecret === undefined ? undefined : await resumeSession(client, lastSecret);
+    const kept = back?.locks.find(({ name }) => name === claim.name);
+    if (back !== undefined && kept !== undefined) return lock.granted(back, kept);
+    const greeted = back ?? sayHello(client, { owner });
+    const granted = client.request<ClaimResult>("claim", claim);
+    void Promise.resolve(greeted).then(({ session }) => secret = session.secret, () => {});
+    return lock.granted(...await Promise.all([greeted, granted]));
+  } catch (error) {
+    throw client.hasEnded ? new AgentEndedError(secret) : error;
+  }
+}
+
+/** The agent ended, or was ended, before it had answered a claim. */
+export class AgentEndedError extends WireError {
+  override name = "AgentEndedError";
+  /** Secret of the session that the claim was made in, where it was told. */
+  readonly secret: string | undefined;
+
+  /**
+   * @param secret Secret of the session, where it was told.
+   */
+  constructor(secret: string | undefined) {
+    super("cancelled", "The agent has closed the connection");
+    this.secret = secret;
+  }
+}
+
+/** A session that has no lock is unknown to the next agent. */
+async function resumeSession(
+  client: AgentClient,
+  secret: string,
+): Promise<HelloResult | undefined> {
+  try {
+    return await sayHello(client, { resume: secret });
+  } catch (error) {
+    if (error instanceof WireError && error.code === "no-session") return undefined;
+    throw error;
+  }
 }
 
 function sayHello(
@@ -139,6 +175,20 @@ export class AgentLock implements HeldLock {
   set onLost(listener: ((loss: LostParams) => void) | undefined) {
     this.#onLost = listener;
     if (this.#loss !== undefined) listener?.(this.#loss);
+  }
+
+  /**
+   * Takes what the agent has granted.
+   *
+   * @param hello What it told of the session.
+   * @param grant The lock.
+   */
+  granted(hello: HelloResult, { token, shared, joined }: ClaimResult): this {
+    this.token = token;
+    this.shared = shared;
+    this.isJoined = joined === true;
+    this.greeted(hello);
+    return this;
   }
 
   /**

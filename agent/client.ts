@@ -42,6 +42,12 @@ export class AgentClient {
     socket.on("close", () => this.#close());
   }
 
+  /** Whether the connection has ended without a word from the agent why. */
+  get hasEnded(): boolean {
+    const cause = this.#closedBy;
+    return cause !== undefined && (!(cause instanceof WireError) || cause.code === "cancelled");
+  }
+
   /**
    * Sends a request.
    *

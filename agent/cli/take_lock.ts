@@ -12,7 +12,7 @@ import { MAX_WAIT_MS } from "../../protocol/limits.ts";
 import type { ClaimParams } from "../../protocol/messages.ts";
 import type { HeldLock } from "../agent_claim.ts";
 import { type OuterLock, outerLock } from "../nesting.ts";
-import { type AgentPaths, clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
+import { clientSockets, type PathOptions, resolvePaths } from "../paths.ts";
 import { userName } from "../users.ts";
 import { parseDuration } from "./durations.ts";
 import { CommandError } from "./exit_codes.ts";
@@ -28,15 +28,32 @@ import type { RunOptions } from "./run.ts";
  */
 export async function takeLock(options: PathOptions, run: RunOptions): Promise<HeldLock> {
   const claim = claimFor(run);
-  const { name } = claim;
-  const outer = outerLock(name, process.env);
+  const outer = outerLock(claim.name, process.env);
   if (outer !== undefined) return await joinOuter(options, outer, run, claim);
   const owner = run.owner ?? defaultOwner();
   const sockets = clientSockets(options).filter((path) => existsSync(path));
-  const lock = await claimFromRunningAgent(sockets, owner, claim);
-  if (lock !== undefined) return lock;
-  if (claim.takeover === undefined) {
-    return await claimAlone(resolvePaths(options), owner, claim);
+  // Without a socket there is no agent, and the program's network part need not be loaded.
+  if (sockets.length === 0) return await claimAlone(options, owner, claim);
+  const { WaitingClaim } = await import("../waiting_claim.ts");
+  const waiting = new WaitingClaim(claim);
+  const outcome = await waiting.fromAgents(sockets, owner);
+  if (outcome.kind === "granted") return outcome.lock;
+  try {
+    return await claimAlone(options, owner, outcome.left);
+  } catch (error) {
+    throw waiting.refused(error);
+  }
+}
+
+async function claimAlone(
+  options: PathOptions,
+  owner: string,
+  claim: ClaimParams,
+): Promise<HeldLock> {
+  const { name, takeover } = claim;
+  if (takeover === undefined) {
+    const { claimHere } = await import("../local_claim.ts");
+    return await claimHere(resolvePaths(options), owner, claim);
   }
   throw new CommandError(`Cannot take "${name}" over: no agent runs, and nobody else can ask`, {
     hint: "without --takeover it waits for the lock; sshlock-agent status shows who has it",
@@ -76,27 +93,4 @@ async function joinOuter(
 ): Promise<HeldLock> {
   const { joinOuterLock } = await import("./nested_run.ts");
   return await joinOuterLock(options, outer, run, claim);
-}
-
-/** Without a socket there is no agent, and the program's network part need not be loaded. */
-async function claimFromRunningAgent(
-  sockets: string[],
-  owner: string,
-  claim: ClaimParams,
-): Promise<HeldLock | undefined> {
-  if (sockets.length === 0) return undefined;
-  const { AgentClient, connectToAgent } = await import("../client.ts");
-  const connection = await connectToAgent(sockets);
-  if (connection.kind === "absent") return undefined;
-  const { claimFromAgent } = await import("../agent_claim.ts");
-  return await claimFromAgent(new AgentClient(connection.socket), sockets, owner, claim);
-}
-
-async function claimAlone(
-  paths: AgentPaths,
-  owner: string,
-  claim: ClaimParams,
-): Promise<HeldLock> {
-  const { claimHere } = await import("../local_claim.ts");
-  return await claimHere(paths, owner, claim);
 }
