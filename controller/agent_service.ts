@@ -28,8 +28,10 @@ import { readAllPages } from "../protocol/status_pages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { AgentClient, type Link } from "./agent_client.ts";
+import { within } from "./deadline.ts";
 import { AgentError, ProtocolError } from "./errors.ts";
 import { Heartbeat } from "./heartbeat.ts";
+import { ClaimTime } from "./claim_time.ts";
 import type { ClaimWatch, Grant, LockService, LockWatch, Loss } from "./lock_service.ts";
 import type { Way } from "./way.ts";
 
@@ -40,8 +42,11 @@ const RESUME_AGAIN_MS = 100;
 export interface Reconnect {
   /** Opens another link by the same way. */
   open(): Promise<Link>;
-  /** Called when the session was resumed over another link, with the cause. */
-  onResumed(detail: string): void;
+  /**
+   * Called when the session goes on over another link, with the cause. It is a new session where the
+   * agent knew nothing of the last one: then claims that wait are made again, and nothing was held.
+   */
+  onResumed(detail: string, isNew: boolean): void;
   /**
    * Called when the agent was silent for too long. It ends the SSH session itself soon, so nothing may
    * be done through it any more.
@@ -64,6 +69,7 @@ export class AgentService implements LockService {
   readonly proven: Promise<void>;
   readonly closed: Promise<string>;
   readonly #reconnect: Reconnect;
+  readonly #greeting: Partial<HelloParams>;
   readonly #heartbeat: Heartbeat;
   readonly #who = { protocol: PROTOCOL_VERSION, client: `sshlock/${VERSION}` };
   #client: AgentClient;
@@ -77,6 +83,10 @@ export class AgentService implements LockService {
   readonly #held = new Set<string>();
   /** Locks whose claim is not answered: if the link is lost, the agent may have them as ours. */
   readonly #inDoubt = new Set<string>();
+  /** Those of them whose claim waits, and goes on when the link is lost. */
+  readonly #waiting = new Set<string>();
+  /** What such a claim had been granted without a word, as it was told when the session was resumed. */
+  readonly #kept = new Map<string, ClaimResult>();
 
   /**
    * @param way The way.
@@ -92,10 +102,11 @@ export class AgentService implements LockService {
       ping: () => this.#client.request("ping", {}).catch(() => {}),
       giveUp: (silentMs) => this.#giveUp(silentMs),
     });
-    this.#client = this.#connect(link, {
+    this.#greeting = {
       ...(greeting.owner === undefined ? {} : { owner: greeting.owner }),
       ...(greeting.silenceMs === undefined ? {} : { silenceMs: greeting.silenceMs }),
-    });
+    };
+    this.#client = this.#connect(link, this.#greeting);
     const first = this.#client;
     this.proven = first.hello.then((answer) => this.#accept(answer));
     this.proven.catch((error) => first.close(error));
@@ -119,7 +130,7 @@ export class AgentService implements LockService {
     this.#heartbeat.start();
     const giveClaimUp = () => this.#client.request("release", { name }).catch(() => {});
     try {
-      const answer = this.#client.request("claim", params) as Promise<ClaimResult>;
+      const answer = this.#waitFor(params, watch.signal);
       watch.signal?.addEventListener("abort", giveClaimUp, { once: true });
       const result = await answer;
       this.#inDoubt.delete(name);
@@ -137,6 +148,34 @@ export class AgentService implements LockService {
       throw error;
     } finally {
       watch.signal?.removeEventListener("abort", giveClaimUp);
+    }
+  }
+
+  /** Claims until it is answered or its time is over: a claim that waits goes on at the next agent. */
+  async #waitFor(params: ClaimParams, signal: AbortSignal | undefined): Promise<ClaimResult> {
+    const { name } = params;
+    const time = new ClaimTime(params);
+    if (time.mayWait) this.#waiting.add(name);
+    try {
+      for (let isRepeated = false;; isRepeated = true) {
+        const kept = this.#kept.get(name);
+        if (kept !== undefined) return time.granted(kept);
+        const client = this.#client;
+        try {
+          const result = await client.request("claim", isRepeated ? time.left : params);
+          return isRepeated ? time.granted(result as ClaimResult) : result as ClaimResult;
+        } catch (error) {
+          if (error instanceof WireError) throw isRepeated ? time.refused(error) : error;
+          const { leftMs } = time;
+          if (!time.mayWait || !await isSoon(this.#goesOnAfter(client), leftMs, signal)) {
+            throw error;
+          }
+        }
+        this.#inDoubt.add(name);
+      }
+    } finally {
+      this.#waiting.delete(name);
+      this.#kept.delete(name);
     }
   }
 
@@ -274,7 +313,9 @@ export class AgentService implements LockService {
     while (!this.#isClosed) {
       this.#heartbeat.check();
       const outcome = await this.#tryResume(this.#hello!.session.secret);
-      if (outcome === "resumed") return this.#reconnect.onResumed(detail);
+      if (outcome === "resumed" || outcome === "new") {
+        return this.#reconnect.onResumed(detail, outcome === "new");
+      }
       why = `${detail}; ${outcome.why}`;
       if (outcome.isFinal) return this.#end(why, outcome.loss);
       await delay(RESUME_AGAIN_MS);
@@ -284,12 +325,13 @@ export class AgentService implements LockService {
 
   async #tryResume(
     secret: string,
-  ): Promise<"resumed" | { why: string; isFinal: boolean; loss?: Loss | undefined }> {
+  ): Promise<"resumed" | "new" | { why: string; isFinal: boolean; loss?: Loss | undefined }> {
     try {
-      const client = this.#connect(await this.#reconnect.open(), { resume: secret });
-      // Something has to be asked: `hello` goes out with it.
-      await Promise.all([client.hello, client.request("ping", {})]);
-      const { locks } = await client.hello;
+      const back = await this.#greet({ resume: secret }).catch((error) => {
+        if (error.code !== "no-session" || !this.#onlyWaits) throw error;
+      });
+      if (back === undefined) return await this.#startAnew();
+      const { client, hello: { locks } } = back;
       await this.#giveBackInDoubt(client, locks);
       this.#client = client;
       for (const name of [...this.#held]) {
@@ -306,9 +348,38 @@ export class AgentService implements LockService {
     }
   }
 
+  async #greet(as: Partial<HelloParams>): Promise<{ client: AgentClient; hello: HelloResult }> {
+    const client = this.#connect(await this.#reconnect.open(), as);
+    try {
+      // Something has to be asked: `hello` goes out with it.
+      const [hello] = await Promise.all([client.hello, client.request("ping", {})]);
+      return { client, hello };
+    } catch (error) {
+      client.close(error as Error);
+      throw error;
+    }
+  }
+
+  /** Whether there is nothing to lose: an agent knows no session of another one that had no lock. */
+  get #onlyWaits(): boolean {
+    return this.#held.size === 0 && this.#waiting.size > 0;
+  }
+
+  /** The claims that wait are made again in a session of this agent. */
+  async #startAnew(): Promise<"new"> {
+    const { client, hello } = await this.#greet(this.#greeting);
+    this.#accept(hello);
+    this.#inDoubt.clear();
+    this.#client = client;
+    return "new";
+  }
+
   /** Nobody here answers for these locks: kept, they would shut others out until silence ends the session. */
-  async #giveBackInDoubt(client: AgentClient, locks: { name: string }[]): Promise<void> {
-    const ours = locks.filter(({ name }) => this.#inDoubt.has(name) && !this.#held.has(name));
+  async #giveBackInDoubt(client: AgentClient, locks: ClaimResult[]): Promise<void> {
+    const inDoubt = locks.filter(({ name }) => this.#inDoubt.has(name) && !this.#held.has(name));
+    const isAwaited = ({ name }: ClaimResult) => this.#waiting.has(name);
+    for (const lock of inDoubt.filter(isAwaited)) this.#kept.set(lock.name, lock);
+    const ours = inDoubt.filter((lock) => !isAwaited(lock));
     await Promise.all(ours.map(({ name }) =>
       client.request("release", { name }).catch((error) => {
         if (!(error instanceof WireError)) throw error;
@@ -385,6 +456,25 @@ export class AgentService implements LockService {
   #restIfIdle(): void {
     const wanted = this.#watches.size + this.#held.size + this.#inDoubt.size;
     if (wanted === 0 || this.#isClosed) this.#heartbeat.stop();
+  }
+}
+
+/** Whether something comes true before the time is over. The promise itself goes on. */
+async function isSoon(
+  promise: Promise<boolean>,
+  leftMs: number | undefined,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  const timed = leftMs === undefined ? promise : within(promise, leftMs);
+  if (signal === undefined) return await timed ?? false;
+  let giveUp = () => {};
+  const aborted = new Promise<false>((resolve) => giveUp = () => resolve(false));
+  signal.addEventListener("abort", giveUp, { once: true });
+  if (signal.aborted) giveUp();
+  try {
+    return await Promise.race([timed, aborted]) ?? false;
+  } finally {
+    signal.removeEventListener("abort", giveUp);
   }
 }
 

@@ -162,8 +162,11 @@ export class Ways {
   #reconnect(candidate: Candidate, open: () => Promise<Link>): Reconnect {
     return {
       open,
-      onResumed: (detail) => {
-        const message = `resumed the session with the agent: ${detail}`;
+      onResumed: (detail, isNew) => {
+        const what = isNew
+          ? "claiming again at the next agent"
+          : "resumed the session with the agent";
+        const message = `${what}: ${detail}`;
         this.#tell("warn", message, candidate, performance.now(), undefined);
       },
       onGiveUp: () => void this.#transport.close(),

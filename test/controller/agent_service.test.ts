@@ -7,6 +7,7 @@ import type { Link, LinkEnd } from "../../controller/agent_client.ts";
 import { AgentService } from "../../controller/agent_service.ts";
 import { AgentError, ProtocolError } from "../../controller/errors.ts";
 import { type Loss, ServiceMissingError } from "../../controller/lock_service.ts";
+import type { ClaimParams } from "../../protocol/messages.ts";
 import { WireError } from "../../protocol/wire_error.ts";
 
 const HELLO = {
@@ -42,14 +43,15 @@ function fakeAgent(
     },
   };
   const losses: Loss[] = [];
+  const goings: string[] = [];
   let giveUps = 0;
   const service = new AgentService("streamlocal", link, { owner: "me/1" }, {
     open,
-    onResumed: () => {},
+    onResumed: (_detail, isNew) => goings.push(isNew ? "new" : "resumed"),
     onGiveUp: () => giveUps++,
   });
-  const claim = (signal?: AbortSignal) =>
-    service.claim({ name: "deploy" }, { signal, onLoss: (loss) => losses.push(loss) });
+  const claim = (signal?: AbortSignal, more: Partial<ClaimParams> = {}) =>
+    service.claim({ name: "deploy", ...more }, { signal, onLoss: (loss) => losses.push(loss) });
   const say = (...messages: unknown[]) =>
     input.write(
       messages.map((m) => JSON.stringify({ jsonrpc: "2.0", ...m as object }) + "\n").join(""),
@@ -60,6 +62,7 @@ function fakeAgent(
     say,
     writes,
     losses,
+    goings,
     end,
     isClosed: () => isClosed,
     giveUps: () => giveUps,
@@ -169,6 +172,86 @@ test("a lock whose claim was not answered is given back over the next link", asy
   await service.status();
   assert.deepEqual(asked, ["hello", "ping", "release", "status"]);
   service.close();
+});
+
+/** Agents in a row, each behind one link, that answer as the test says. */
+function nextAgents(answer: (method: string, params: Record<string, unknown>) => unknown) {
+  const asked: [string, Record<string, unknown>][] = [];
+  const open = () => {
+    const [input, output] = [new PassThrough(), new PassThrough()];
+    output.on("data", (chunk) => {
+      for (const line of String(chunk).trim().split("\n")) {
+        const { id, method, params } = JSON.parse(line);
+        asked.push([method, params]);
+        const said = answer(method, params);
+        const outcome = said instanceof WireError ? { error: said.toWire() } : { result: said };
+        input.write(`${JSON.stringify({ jsonrpc: "2.0", id, ...outcome })}\n`);
+      }
+    });
+    let close = () => {};
+    const closed = new Promise<LinkEnd>((resolve) =>
+      close = () => resolve({ detail: "closed from here", isMissing: false })
+    );
+    return Promise.resolve({ input, output, closed, close });
+  };
+  return { open, asked };
+}
+
+test("a claim that waits is made again at the next agent, with what is left of its time", async () => {
+  const { open, asked } = nextAgents((method, { resume }) => {
+    if (method === "claim") return GRANT;
+    if (method !== "hello") return {};
+    return resume === undefined
+      ? { ...HELLO, session: { ...session, id: "s2", secret: "secret 2" }, locks: [] }
+      : new WireError("no-session", "it has ended");
+  });
+  const { claim, say, losses, goings, end, service } = fakeAgent(open);
+  const waiting = claim(undefined, { waitMs: 60_000 });
+  say({ id: 1, result: { ...HELLO, session } });
+  await service.proven;
+  await delay(5); // so that some of its time is over
+  end({ detail: "the agent was killed", isMissing: false });
+  const grant = await waiting;
+  assert.equal(grant.token, 7);
+  assert.ok(grant.waitedMs >= 5, `${grant.waitedMs} ms in all`);
+  assert.deepEqual(asked.map(([method, { resume, owner }]) => [method, resume ?? owner]), [
+    ...[["hello", "secret"], ["ping", undefined]],
+    ...[["hello", "me/1"], ["ping", undefined], ["claim", undefined]],
+  ]);
+  const leftMs = asked.at(-1)![1].waitMs as number;
+  assert.ok(leftMs > 0 && leftMs < 60_000, `${leftMs} ms are left`);
+  assert.deepEqual([goings, losses], [["new"], []]);
+  service.close();
+});
+
+test("what a claim that waits was granted without a word is not given back", async () => {
+  const { open, asked } = nextAgents((method) =>
+    method === "hello" ? { ...HELLO, session, locks: [GRANT] } : {}
+  );
+  const { claim, say, goings, end, service } = fakeAgent(open);
+  const waiting = claim(undefined, { waitMs: 60_000 });
+  say({ id: 1, result: { ...HELLO, session } });
+  await service.proven;
+  end({ detail: "the channel closed", isMissing: false });
+  assert.equal((await waiting).token, 7);
+  assert.deepEqual(asked.map(([method]) => method), ["hello", "ping"]);
+  assert.deepEqual(goings, ["resumed"]);
+  service.close();
+});
+
+test("a claim whose time is over, or that is given up, does not wait for the next agent", async () => {
+  for (const how of ["time", "abort"]) {
+    const { claim, say, end, service } = fakeAgent(() => Promise.reject(new Error("nobody")));
+    const controller = new AbortController();
+    const waiting = claim(controller.signal, { waitMs: how === "time" ? 50 : 60_000 });
+    say({ id: 1, result: { ...HELLO, session } });
+    await service.proven;
+    end({ detail: "the agent was killed", isMissing: false });
+    const reason = new Error("enough");
+    if (how === "abort") controller.abort(reason);
+    await assert.rejects(waiting, how === "abort" ? reason : { code: "link-closed" });
+    service.close();
+  }
 });
 
 test("a claim at a session that has ended counts no silence", async () => {

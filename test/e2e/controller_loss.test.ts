@@ -13,6 +13,7 @@ import type { Session } from "../../controller/session.ts";
 import { makeAgentDirs, startAgent, whyNoAgent } from "../support/agent_process.ts";
 import { childExit, eachLine } from "../support/child.ts";
 import { EventLog, until, within } from "../support/events.ts";
+import { flock } from "../support/flock.ts";
 import { whyNoSshd } from "../support/private_sshd.ts";
 import { freeze, isAlive, killAndConfirm, readStat, signalPid } from "../support/processes.ts";
 import { requires } from "../support/requires.ts";
@@ -165,6 +166,33 @@ for (const signal of ["SIGKILL", "SIGTERM"] as const) {
     assert.ok((again.token as number) > (token as number));
   });
 }
+
+test("a claim that waits when its agent is killed goes on at the next one", { skip }, async () => {
+  await using made = await makeAgentDirs();
+  await using restarted = await startHost({ dirs: made.dirs });
+  const rivals = await flock(join(made.dirs.lockDir, "session-lock-wanted"));
+  assert.ok(rivals.kind === "held");
+  await using session = await restarted.connect({ transport: "streamlocal" });
+  const queued = new EventLog<number>();
+  const claiming = session.claim("wanted", {
+    waitMs: 60_000,
+    onQueued: ({ position }) => queued.push(position),
+  });
+  await queued.waitFor(() => true);
+  await restarted.agent?.kill();
+  await using next = await startAgent({ dirs: made.dirs });
+  await queued.waitFor(() => queued.all.length === 2);
+  await rivals.holder.end();
+  await using lock = await claiming;
+  assert.ok(lock.held);
+  const granted = await next.events.waitFor(({ event }) => event === "lock-granted");
+  assert.equal(granted.token, lock.token);
+  const told = restarted.events.find(({ event, message }) =>
+    event === "channel" && message.startsWith("claiming again at the next agent")
+  );
+  assert.equal(told?.level, "warn");
+  await lock.release();
+});
 
 test(
   "a release that its agent does not live to hear is made at the next one",
