@@ -241,6 +241,14 @@ export class AgentService implements LockService {
     this.#heartbeat.check();
   }
 
+  async outOfReach(ms: number): Promise<void> {
+    while (!this.#isClosed) {
+      await this.#client.closed;
+      const back = this.#resuming?.then(() => true);
+      if (back === undefined || await within(back, ms) === undefined) return;
+    }
+  }
+
   close(): void {
     this.#isClosed = true;
     this.#watches.clear();

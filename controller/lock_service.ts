@@ -128,6 +128,13 @@ export interface LockService {
   readonly silenceLeftMs: number | undefined;
   /** Checks the clock before anything else: a process that was stopped may have lost its locks meanwhile. */
   checkSilence(): void;
+  /**
+   * Resolves once whoever answers for the locks has been out of reach for so long without a break, or
+   * for good.
+   *
+   * @param ms The time, in milliseconds.
+   */
+  outOfReach(ms: number): Promise<void>;
   /** Ends the service; what it still holds is let go. */
   close(): void;
 }

@@ -7,7 +7,7 @@
 import type { ProcessFacts, ProcessSelection, StatusResult } from "../protocol/messages.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { claimLock, type ClaimOptions } from "./claim.ts";
-import { AgentError, type ConnectError } from "./errors.ts";
+import { AgentError, type ConnectError, LockLostError } from "./errors.ts";
 import { elapsedMs, type EventTeller } from "./events.ts";
 import { type ExecOptions, type ExecParts, type ExecResult, runCommand } from "./exec.ts";
 import type { Lock, Unlocked } from "./lock.ts";
@@ -20,6 +20,12 @@ import type { Ways } from "./ways.ts";
 
 /** Time that the host has to answer `available()`, in milliseconds, unless told otherwise. */
 const AVAILABLE_TIMEOUT_MS = 3_000;
+
+/**
+ * Time that an agent has to be there again when a session is closed, in milliseconds: a restart takes
+ * less. The next agent that starts finds the session gone, and ends what it had.
+ */
+const AGENT_BACK_MS = 1_000;
 
 /** A command: shell text, the words of one, or what {@linkcode sh} makes. */
 export type CommandLike = string | readonly (string | number | bigint | Secret)[] | Command;
@@ -71,7 +77,10 @@ export class Session implements AsyncDisposable {
     this.closed = parts.transport.closed;
     parts.transport.closed.then((cause) => {
       // Before the channels tell of their own end: the first cause wins.
-      for (const lock of [...this.#locks]) lock.lose(CONNECTION_LOST);
+      for (const lock of [...this.#locks]) {
+        // One that was being let go when this side closed it ends with that.
+        if (cause !== undefined || lock.held) lock.lose(CONNECTION_LOST);
+      }
       this.#tellEnd(cause?.message);
       if (cause !== undefined) this.#controller.abort(cause);
     });
@@ -303,6 +312,8 @@ export class Session implements AsyncDisposable {
   /**
    * Releases the session's locks and closes the connection. A second call does nothing more.
    *
+   * An agent that is out of reach is waited for 1 s at most: the next one ends what the session had.
+   *
    * @throws {AggregateError} Locks could not be released in order. The connection is closed all the same.
    */
   async close(): Promise<void> {
@@ -318,15 +329,23 @@ export class Session implements AsyncDisposable {
     }
   }
 
-  /** Closes the session. */
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
+  /** Closes the session, and does not complain where locks had been lost: `lossSignal` has told of it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.close();
+    } catch (error) {
+      const { errors } = error as AggregateError;
+      if (!errors?.every((cause) => cause instanceof LockLostError)) throw error;
+    }
   }
 
-  /** The end of the connection ends the locks too: a host that does not answer is not waited for. */
+  /**
+   * The end of the connection ends the locks too: neither a host that does not answer is waited for, nor
+   * an agent that is not there.
+   */
   async #giveReleasesUp(): Promise<[]> {
     if (this.#locks.size === 0) return [];
-    if (await this.available()) return await new Promise(() => {});
+    if (await this.available()) await this.#parts.ways.service?.outOfReach(AGENT_BACK_MS);
     return [];
   }
 

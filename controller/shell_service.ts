@@ -141,6 +141,10 @@ export class ShellService implements LockService {
     // The link has no heartbeat of its own: the keepalive of the SSH connection is all there is.
   }
 
+  async outOfReach(): Promise<void> {
+    await this.closed;
+  }
+
   close(): void {
     for (const process of this.#processes) this.#end(process);
   }

@@ -44,7 +44,8 @@ export async function holdLock(args: HoldArguments): Promise<number> {
   const { signal } = stop;
   const options = { ...connectOptionsOf(args), signal };
   await using session = await connect(targetOf(args), options);
-  await using lock = await claim(session, args, waitMs, signal);
+  // As in `run`: closing the session releases it.
+  const lock = await claim(session, args, waitMs, signal);
   // First: who reads that it is held may press ^Z at once.
   passStopsOn(lock);
   printLock(lock, session.host, args.json === true);

@@ -59,7 +59,8 @@ export async function runUnderLock(args: RunArguments, words: string[]): Promise
   await using stop = watchStopSignals();
   const { signal } = stop;
   await using session = await connect(target, { ...options, signal });
-  await using lock = await claim(session, args, waitMs, signal);
+  // Closing the session releases it, and does not wait for an agent that is gone.
+  const lock = await claim(session, args, waitMs, signal);
   const atEnd: (() => void)[] = [];
   try {
     const result = await session.exec(commandUnder(lock, options.owner, words), {

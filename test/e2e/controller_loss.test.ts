@@ -231,6 +231,26 @@ test("an agent that does not come back is a loss by silence", { skip }, async ()
   await session.close();
 });
 
+test(
+  "a session beside an agent that is gone closes without waiting for silence",
+  { skip },
+  async () => {
+    await using made = await makeAgentDirs();
+    await using dying = await startHost({ dirs: made.dirs });
+    const session = await dying.connect({ transport: "streamlocal" });
+    const lock = await claim(session, "left");
+    await dying.agent?.kill();
+    await session.close();
+    await lock[Symbol.asyncDispose]();
+    assert.deepEqual(dying.events.filter(({ event }) => event === "loss"), []);
+    await using next = await startAgent({ dirs: made.dirs });
+    await next.events.waitFor(({ event, owner }) => event === "lock-ended" && owner !== undefined);
+    await using rival = await dying.connect({ transport: "streamlocal" });
+    await using theirs = await rival.claim("left", { waitMs: 30_000 });
+    assert.ok((theirs.token as number) > (lock.token as number));
+  },
+);
+
 test("sshd closing the channel under a healthy session is no loss", { skip }, async () => {
   await using host = await startHost({
     extraConfig: ["ChannelTimeout direct-streamlocal@openssh.com=2s"],
