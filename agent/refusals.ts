@@ -11,6 +11,7 @@ import {
   describeMs,
   type HolderFacts,
 } from "../protocol/messages.ts";
+import type { TakeoverOutcome } from "../protocol/takeover_outcome.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import type { AgentConfig } from "./config.ts";
 import type { LockEntry } from "./lock_entry.ts";
@@ -35,9 +36,17 @@ export function contended(
     holderCount: holders.length,
     queueLength: queue.filter((other) => other !== claim).length,
     waitedMs: claim.waitMs === 0 ? 0 : claim.waitedMs,
+    takeover: outcomeOf(claim),
   };
   const message = `Cannot claim "${name}": ${describeHolder(holder)}${describeTakeover(claim)}`;
   return new WireError("contended", message, { ...facts });
+}
+
+function outcomeOf({ takeover, waitMs }: PendingClaim): TakeoverOutcome | undefined {
+  if (takeover === undefined) return undefined;
+  if (takeover.asked.size === 0) return "nobody-asked";
+  if (!takeover.mayForce) return "not-authorised";
+  return waitMs < takeover.deadlineMs ? "before-deadline" : "ending";
 }
 
 function describeTakeover({ takeover }: PendingClaim): string {

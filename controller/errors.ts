@@ -6,6 +6,7 @@
 
 import { type ContendedFacts, describeHolder, describeMs } from "../protocol/messages.ts";
 import type { HolderFacts, LossReason } from "../protocol/messages.ts";
+import type { TakeoverOutcome } from "../protocol/takeover_outcome.ts";
 import type { WayAttempt } from "./way.ts";
 
 /** What stood in the way of a connection. */
@@ -132,6 +133,8 @@ export class LockContendedError extends Error {
   readonly queueLength: number;
   /** How long the claim waited, in milliseconds. */
   readonly waitedMs: number;
+  /** What stood in the way, where the lock was to be taken over and the agent told. */
+  readonly takeover: TakeoverOutcome | undefined;
 
   /**
    * @param host The host.
@@ -150,6 +153,7 @@ export class LockContendedError extends Error {
     this.holderCount = facts.holderCount;
     this.queueLength = facts.queueLength;
     this.waitedMs = facts.waitedMs;
+    this.takeover = facts.takeover;
   }
 }
 

@@ -9,6 +9,7 @@
 
 import { MAX_ID_LENGTH, MAX_OWNER_LENGTH, MAX_PURPOSE_LENGTH, MAX_WAIT_MS } from "./limits.ts";
 import { isLockName, LOCK_NAME_RULE } from "./lock_name.ts";
+import type { TakeoverOutcome } from "./takeover_outcome.ts";
 import { WireError } from "./wire_error.ts";
 
 /** The `id` of a request: what its response is matched by. */
@@ -288,6 +289,8 @@ export interface ContendedFacts {
   queueLength: number;
   /** How long the claim waited, in milliseconds; 0 where it was not to wait. */
   waitedMs: number;
+  /** What stood in the way, where the lock was to be taken over. */
+  takeover?: TakeoverOutcome | undefined;
 }
 
 /** Why a lock was lost. The first cause wins. */

@@ -5,6 +5,7 @@
  */
 
 import { type ContendedFacts, describeHolder, describeMs } from "../../protocol/messages.ts";
+import { takeoverHint } from "../../protocol/takeover_outcome.ts";
 import { WireError } from "../../protocol/wire_error.ts";
 import type { HeldLock } from "../agent_claim.ts";
 import { printError } from "../output.ts";
@@ -68,9 +69,10 @@ export async function runUnderLock(options: PathOptions, run: RunOptions): Promi
 }
 
 function refuse({ name, conflictExitCode }: RunOptions, error: WireError): number {
-  const { holder, waitedMs } = error.facts as unknown as ContendedFacts;
+  const { holder, waitedMs, takeover } = error.facts as unknown as ContendedFacts;
+  const hint = takeover === undefined ? undefined : takeoverHint(takeover);
   const waited = waitedMs > 0 ? ` after ${describeMs(waitedMs)}` : "";
-  printError(`Cannot claim "${name}"${waited}: ${describeHolder(holder)}`);
+  printError(`Cannot claim "${name}"${waited}: ${describeHolder(holder)}`, hint);
   return conflictExitCode;
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { takeoverHint } from "../../protocol/takeover_outcome.ts";
 import { CommandError, CommandNotEndedError, CommandTimeoutError } from "../command_errors.ts";
 import {
   AgentError,
@@ -34,10 +35,7 @@ export interface Explanation {
 export function explain(error: unknown, subcommand: string | undefined): Explanation {
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof LockContendedError) {
-    const hint = error.waitedMs > 0
-      ? "wait longer with -w, or ask for it with --takeover REASON"
-      : "wait for it with -w 30s, or ask for it with --takeover REASON";
-    return { message, hint, exitCode: EXIT.contended };
+    return { message, hint: hintFor(error), exitCode: EXIT.contended };
   }
   if (error instanceof LockLostError) {
     const hint = subcommand === "run"
@@ -67,6 +65,12 @@ export function explain(error: unknown, subcommand: string | undefined): Explana
     return { message, hint, exitCode: EXIT.connection };
   }
   return { message, exitCode: EXIT.failure };
+}
+
+function hintFor({ takeover, waitedMs }: LockContendedError): string {
+  if (takeover !== undefined) return takeoverHint(takeover);
+  const wait = waitedMs > 0 ? "wait longer with -w" : "wait for it with -w 30s";
+  return `${wait}, or ask for it with --takeover REASON`;
 }
 
 const CONNECT_HINTS: Partial<Record<ConnectError["kind"], string>> = {

@@ -53,7 +53,7 @@ test(
     await assert.rejects(
       stranger.request("claim", { name: "deploy", takeover }),
       ({ data, message }: RpcError) => {
-        assert.equal(data.code, "contended");
+        assert.deepEqual([data.code, data.takeover], ["contended", "not-authorised"]);
         assert.match(message, /asked for and not released, and only root, the user who has it/);
         return true;
       },

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { runCommand } from "../support/agent_command.ts";
 import { startAgent } from "../support/agent_process.ts";
 import { until } from "../support/events.ts";
+import { flock } from "../support/flock.ts";
 import type { RpcError } from "../support/rpc_client.ts";
+import { lockPath } from "../support/shell_lock.ts";
 
 const LONG_MS = 60_000;
 
@@ -162,6 +165,25 @@ test("who joins later has what is left of the time, so nobody puts the deadline 
   assert.ok(params.deadlineMs as number < LONG_MS, `${params.deadlineMs} ms`);
   for (const client of [a, later]) await client.request("release", { name: "deploy" });
   await taking;
+});
+
+test("run --takeover says what stood in the way", async () => {
+  await using agent = await startAgent();
+  const foreign = await flock(lockPath(agent.dirs.lockDir, "foreign"));
+  await using holder = await agent.client("a");
+  await holder.request("claim", MINE);
+  const cases = [["foreign", "nobody was there to be asked for it: wait with -w"], [
+    MINE.name,
+    "asked, not released: -w must outlast --takeover-deadline",
+  ]] as const;
+  for (const [name, hint] of cases) {
+    const asking = ["run", "-w", "10ms", "--takeover", "hurry", name, "true"];
+    const { code, stderr } = await runCommand(agent.dirs, asking);
+    assert.equal(code, 124);
+    assert.match(stderr, /^sshlock-agent: Cannot claim .*\nhint: /);
+    assert.equal(stderr.split("hint: ")[1], `${hint}\n`);
+  }
+  if (foreign.kind === "held") await foreign.holder.end();
 });
 
 test("a takeover that is taken back ends nobody", async () => {

@@ -99,7 +99,7 @@ test("a takeover with a wait of its own ends with that", { skip }, async () => {
   assert.deepEqual([code, normalise(err)], [124, [
     `sshlock: asking for "z" on 127.0.0.1: ${held}`,
     `sshlock: Cannot claim "z" on 127.0.0.1 after TIME: ${held}`,
-    "hint: wait longer with -w, or ask for it with --takeover REASON",
+    "hint: asked, not released: -w must outlast --takeover-deadline",
   ]]);
   // Nobody is ended 9 s after the claim has been refused, so nobody is told so.
   assert.equal(mine.err.all.at(-1), 'sshlock: you/2 asks for "z" on 127.0.0.1: hurry');
