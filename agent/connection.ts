@@ -11,6 +11,7 @@ import { performance } from "node:perf_hooks";
 import { encodeMessage, MessageDecoder } from "../protocol/framing.ts";
 import { MAX_SILENCE_MS, MIN_SILENCE_MS, PROTOCOL_VERSION } from "../protocol/limits.ts";
 import {
+  type ChangeParams,
   type HelloParams,
   type HelloResult,
   type ProcessFacts,
@@ -33,6 +34,7 @@ import {
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { timesFor } from "./config.ts";
+import type { ForeignWatch } from "./foreign_watch.ts";
 import { descriptorOf } from "./holder.ts";
 import type { StatusPage } from "./host_status.ts";
 import type { Leftover } from "./leftovers.ts";
@@ -63,6 +65,8 @@ const MAX_OPEN_LOOKS = 8;
 export interface ConnectionParts extends SessionParts {
   /** Everything that holds a lock on this host, for `status`. */
   status(page: StatusPage): Promise<StatusResult>;
+  /** Tells of foreign holders that come and go. */
+  foreign: ForeignWatch;
   /** Who may end whose sessions. */
   rights: Rights;
   /** Whether the agent is ending. */
@@ -349,16 +353,21 @@ export class Connection implements Outlet {
   }
 
   #watch(params: Record<string, unknown>): Promise<StatusResult> {
-    const asked = readStatus("watch", params);
-    const { name } = asked;
-    const first = this.#look(asked);
+    const { name, after } = readStatus("watch", params);
+    this.#countLook();
     this.#stopWatching?.();
-    this.#stopWatching = this.#parts.table.watch((change) => {
+    const tell = (change: ChangeParams) => {
       if (name !== undefined && change.lock.name !== name) return;
       const lock = fitLock(change.lock);
       this.#send({ jsonrpc: "2.0", method: "change", params: { ...change, lock } });
-    });
-    return first;
+    };
+    const stop = this.#parts.table.watch(tell);
+    const foreign = this.#parts.foreign.watch(tell);
+    this.#stopWatching = () => {
+      stop();
+      foreign.stop();
+    };
+    return foreign.ready.then(() => this.#lookAt(name, after));
   }
 
   #look({ name, after }: StatusParams): Promise<StatusResult> {

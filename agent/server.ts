@@ -10,7 +10,7 @@ import { dirname, join } from "node:path";
 import { performance } from "node:perf_hooks";
 import process from "node:process";
 import { encodeMessage } from "../protocol/framing.ts";
-import type { StatusResult } from "../protocol/messages.ts";
+import type { LockFacts, StatusResult } from "../protocol/messages.ts";
 import { VERSION } from "../protocol/version.ts";
 import { WireError } from "../protocol/wire_error.ts";
 import { ADOPTED_LOOK_MS } from "./adopted_holder.ts";
@@ -20,6 +20,7 @@ import type { AgentConfig } from "./config.ts";
 import { Connection, type ConnectionParts } from "./connection.ts";
 import { crashPoint } from "./crash_points.ts";
 import { ExitWatch } from "./exit_watch.ts";
+import { ForeignWatch } from "./foreign_watch.ts";
 import { endOlderGenerations } from "./generation.ts";
 import { descriptorOf, HolderPool } from "./holder.ts";
 import { readHostStatus, type StatusPage } from "./host_status.ts";
@@ -201,6 +202,11 @@ class Agent implements AgentServer {
       log: options.log,
       config: options.config,
       status: (page) => this.#status(page),
+      foreign: new ForeignWatch({
+        lockDir: options.paths.lockDir,
+        holderPids: () => parts.table.holderPids(),
+        statusOf: (names) => this.#statusOf(names),
+      }),
       isStopping: () => this.#isOver,
     };
     this.#watch = new LockDirWatch(options.paths.lockDir, parts.table, options.log);
@@ -297,6 +303,19 @@ class Agent implements AgentServer {
     // Nothing of a listing is kept once it has ended.
     if (result.more !== true && this.#view === view) this.#view = undefined;
     return result;
+  }
+
+  async #statusOf(names: readonly string[]): Promise<LockFacts[]> {
+    const { records, table } = this.#parts;
+    const { lockDir } = this.#options.paths;
+    const locks = (page: StatusPage) => table.facts(page);
+    const view = new KernelView(lockDir);
+    const agent = { locks, holderPids: () => table.holderPids(), view };
+    const facts: LockFacts[] = [];
+    for (const name of names) {
+      facts.push(...(await readHostStatus({ lockDir, records, agent }, { name })).locks);
+    }
+    return facts;
   }
 
   #viewFor({ name, after }: StatusPage): KernelView {

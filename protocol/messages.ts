@@ -366,8 +366,8 @@ export interface TakeoverNotice {
 export interface ChangeParams {
   /** What happened. */
   event: ChangeEvent;
-  /** Who it happened to. */
-  owner: string;
+  /** Who it happened to; absent for a foreign holder, which has no owner. */
+  owner?: string | undefined;
   /** The lock as it is now. */
   lock: LockFacts;
 }
@@ -384,7 +384,9 @@ export type ChangeEvent =
   | "ending"
   | "takeover"
   | "parked"
-  | "park-over";
+  | "park-over"
+  | "foreign-held"
+  | "foreign-gone";
 
 const END_POLICIES = ["kill", "drain", "leave"];
 

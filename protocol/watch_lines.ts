@@ -24,5 +24,7 @@ export function stateLine({ name, holders, waiters, waitersOmitted = 0 }: LockFa
  */
 export function changeLine({ event, owner, lock }: ChangeParams): string {
   const time = new Date().toISOString().slice(11, 23);
-  return `${time}  ${event.padEnd(8)}  ${owner}  ${stateLine(lock)}`;
+  return `${time}  ${event.padEnd(8)}  ${owner === undefined ? "" : `${owner}  `}${
+    stateLine(lock)
+  }`;
 }

@@ -1,7 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { ChangeParams, StatusResult } from "../../protocol/messages.ts";
 import { runCommand, startCommand } from "../support/agent_command.ts";
 import { makeAgentDirs, startAgent } from "../support/agent_process.ts";
+import { until } from "../support/events.ts";
+import { flock } from "../support/flock.ts";
+import { requires } from "../support/requires.ts";
+import { lockPath, shellLock } from "../support/shell_lock.ts";
 
 test("watch --json prints the locks as they are, then each change", async () => {
   await using agent = await startAgent();
@@ -37,6 +42,38 @@ test("watch NAME prints only that lock, in words", async () => {
   for (const name of ["one", "two"]) await client.request("claim", { name });
   await watch.out.waitFor((line) => /^[\d:.]{12} {2}granted {3}a {2}two: held by a \(/.test(line));
   assert.equal(watch.out.all.length, 2);
+});
+
+test("watch tells of foreign holders that come and go, as status shows them", {
+  skip: requires("bash", "flock"),
+}, async () => {
+  await using agent = await startAgent();
+  const { lockDir } = agent.dirs;
+  const before = await flock(lockPath(lockDir, "before"));
+  await using client = await agent.client("a");
+  await client.request("watch");
+  const all = () => client.messages.all.map(({ params }) => params as unknown as ChangeParams);
+  const changes = (event: string, names: string[]) =>
+    until(() => {
+      const told = all().filter((change) => change?.event === event);
+      const last = names.map((name) => told.findLast(({ lock }) => lock.name === name));
+      return last.every((change) => change !== undefined) && last;
+    }, { what: `${event} of ${names}` });
+  const [byFlock, byShell] = [
+    await flock(lockPath(lockDir, "by-flock"), { shared: true }),
+    await shellLock(lockDir, "by-shell"),
+  ];
+  assert.ok(before.kind === "held" && byFlock.kind === "held" && byShell.kind === "locked");
+  const held = await changes("foreign-held", ["by-flock", "by-shell"]);
+  // Which of the two processes of the shell protocol has the lock is seen when both are there.
+  const [change] = held;
+  const { locks } = await client.request<StatusResult>("status", { name: "by-flock" });
+  assert.deepEqual([change?.owner, change?.lock], [undefined, locks[0]]);
+  for (const holder of [before.holder, byFlock.holder, byShell.lock]) await holder.end();
+  const gone = await changes("foreign-gone", ["before", "by-flock", "by-shell"]);
+  for (const { lock } of gone) assert.deepEqual(lock, { ...lock, holders: [], waiters: [] });
+  const told = all().filter((change) => change?.lock?.name === "before").map(({ event }) => event);
+  assert.deepEqual(told, ["foreign-gone"], "what was there before is no change");
 });
 
 test("watch ends with 125 when the agent does, and where none runs", async () => {
