@@ -20,6 +20,7 @@ import { closeDescriptor } from "./libc.ts";
 import { copyWithPidfd, lockOn } from "./lock_file_copy.ts";
 import type { LockTable } from "./lock_table.ts";
 import type { Log } from "./log.ts";
+import { endOrphanedWaiter } from "./orphaned_waiter.ts";
 import {
   isAlive,
   type ProcessId,
@@ -72,7 +73,7 @@ type Holders = ReadonlyMap<number, FoundHolder>;
  * have their silence limit to resume; the others end as if they had ended just now, and those that
  * the predecessor was ending are ended.
  *
- * Holders that no record explains are logged, never ended.
+ * Holders that no record explains are logged; ended are only those that wait for a dead agent.
  *
  * @param parts What it works with.
  */
@@ -229,6 +230,7 @@ function logUnexplained({ table, log }: AdoptionParts, holders: Holders): void {
   const known = table.holderPids();
   for (const { pid, name } of holders.values()) {
     if (name === undefined || known.has(pid) || readDescriptor(pid, LOCK_FD) === "") continue;
-    log("holder-unexplained", { pid, name });
+    if (endOrphanedWaiter(pid)) log("waiter-ended", { pid, name });
+    else log("holder-unexplained", { pid, name });
   }
 }
