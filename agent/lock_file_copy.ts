@@ -5,10 +5,18 @@
  */
 
 import { readFileSync, statSync } from "node:fs";
+import { basename, dirname } from "node:path";
 import { LOCK_FD } from "./holder/order.ts";
 import { closeDescriptor, copyDescriptor, openPidfd } from "./libc.ts";
 import type { LockFile } from "./lock_file.ts";
-import { isAlive, listDescriptors, type ProcessId, readDescriptor, readStat } from "./proc.ts";
+import {
+  isAlive,
+  listDescriptors,
+  type ProcessId,
+  readCommand,
+  readDescriptor,
+  readStat,
+} from "./proc.ts";
 
 /**
  * The very open file description that the holder has; opening the path anew would make another.
@@ -55,7 +63,8 @@ export function copyWithPidfd(
 /**
  * Whether a process has a lock file as descriptor 999, with a lock on it.
  *
- * The file may have been unlinked meanwhile: the lock is lost then, and its session is to be told.
+ * The file may have been unlinked or moved away meanwhile: the lock is lost then, and its session is to
+ * be told.
  *
  * @param pid The process.
  * @param path The lock file.
@@ -67,8 +76,13 @@ export function isHolderOf(pid: number, path: string): boolean {
     throw new Error(`the descriptors of process ${pid} cannot be read`);
   }
   // The kernel adds the word; proc_pid_fd(5).
-  const isFile = target === path || target === `${path} (deleted)`;
+  const isFile = target === path || target === `${path} (deleted)` || wasMoved(pid, target, path);
   return isFile && lockOn(pid, LOCK_FD) !== undefined;
+}
+
+/** A file that has another name by now is told by what the holder is called. */
+function wasMoved(pid: number, target: string, path: string): boolean {
+  return dirname(target) === dirname(path) && readCommand(pid) === `${basename(path)} infinity`;
 }
 
 /**

@@ -84,9 +84,9 @@ for (const shared of [false, true]) {
     for (const { client } of holders) {
       assert.equal((await lossOf(client, "x")).reason, "lock-file-replaced");
     }
-    await using next = await agent.client("next");
+    await using next = (await startSession(agent, "next")).client;
     // Not even who would have joined it before.
-    await using same = await agent.client("same");
+    await using same = (await startSession(agent, "same")).client;
     const claims = [next, same].map(async (client) => {
       const params = { name: "x", waitMs: LONG_MS, purpose: "next" };
       const { token } = await client.request("claim", params, LONG_MS);
@@ -122,7 +122,7 @@ test("who has the new file before the agent keeps it, and the next claim waits f
   const first = await flock(`${path}.new`);
   assert.ok(first.kind === "held");
   renameSync(`${path}.new`, path);
-  await using next = await agent.client("next");
+  await using next = (await startSession(agent, "next")).client;
   await agent.events.waitFor(({ event }) => event === "session-ended");
   let isGranted = false;
   const granted = next.request("claim", { name: "x", waitMs: LONG_MS }, LONG_MS)
@@ -135,29 +135,31 @@ test("who has the new file before the agent keeps it, and the next claim waits f
   assert.equal((await run.end).code, 93);
 });
 
-test("a lock whose file was replaced while no agent ran is its session's until that has ended", async () => {
-  await using made = await makeAgentDirs();
-  const before = await startAgent({ dirs: made.dirs });
-  await using holding = await startHolding(before, "x", { owner: "me" });
-  const { left, secret } = holding;
-  await before.kill();
-  const path = lockPath(made.dirs.lockDir, "x");
-  unlinkSync(path);
-  await using agent = await startAgent({ dirs: made.dirs });
-  assert.equal((await flock(path)).kind, "contended", "the agent has the new file");
-  await using same = await agent.client("me");
-  const refused = await same.request("claim", { name: "x" }).then(() => undefined, (e) => e);
-  assert.equal((refused as RpcError | undefined)?.data?.code, "contended");
-  await using back = await connectRpc(made.dirs.socket);
-  const hello = { protocol: 1, resume: secret, session: "process" };
-  assert.deepEqual((await back.request<{ locks: unknown[] }>("hello", hello)).locks, []);
-  assert.equal((await lossOf(back, "x")).reason, "lock-file-replaced");
-  const granted = same.request("claim", { name: "x", waitMs: LONG_MS }, LONG_MS);
-  await same.notification("queued");
-  assert.ok(isAlive(left));
-  signalPid(left, "SIGKILL");
-  await granted;
-});
+for (const [what, attack] of [ATTACKS[0]!, ATTACKS[2]!]) {
+  test(`a lock whose file was ${what} while no agent ran is its session's until that has ended`, async () => {
+    await using made = await makeAgentDirs();
+    const before = await startAgent({ dirs: made.dirs });
+    await using holding = await startHolding(before, "x", { owner: "me" });
+    const { left, secret } = holding;
+    await before.kill();
+    const path = lockPath(made.dirs.lockDir, "x");
+    attack(path);
+    await using agent = await startAgent({ dirs: made.dirs });
+    assert.equal((await flock(path)).kind, "contended", "the agent has the new file");
+    await using same = (await startSession(agent, "me")).client;
+    const refused = await same.request("claim", { name: "x" }).then(() => undefined, (e) => e);
+    assert.equal((refused as RpcError | undefined)?.data?.code, "contended");
+    await using back = await connectRpc(made.dirs.socket);
+    const hello = { protocol: 1, resume: secret, session: "process" };
+    assert.deepEqual((await back.request<{ locks: unknown[] }>("hello", hello)).locks, []);
+    assert.equal((await lossOf(back, "x")).reason, "lock-file-replaced");
+    const granted = same.request("claim", { name: "x", waitMs: LONG_MS }, LONG_MS);
+    await same.notification("queued");
+    assert.ok(isAlive(left));
+    signalPid(left, "SIGKILL");
+    await granted;
+  });
+}
 
 test("truncating or writing the file of a held lock harms nothing", async () => {
   await using agent = await startAgent();
@@ -185,12 +187,7 @@ async function startHolding(
   name: string,
   { shared = false, owner = "same" } = {},
 ): Promise<Holding> {
-  const client = await connectRpc(agent.dirs.socket);
-  const who = { protocol: 1, client: "test", owner, session: "process", silenceMs: 0 };
-  const { session } = await client.request<{ session: { id: string; secret: string } }>(
-    "hello",
-    who,
-  );
+  const { client, session } = await startSession(agent, owner);
   const { token } = await client.request("claim", { name, shared, onEnd: "drain" });
   const env = { ...process.env, SSHLOCK_SESSION: session.id };
   const child = spawn("sleep", ["1000"], { env, stdio: "ignore" });
@@ -200,6 +197,18 @@ async function startHolding(
     await client.destroy();
   };
   return { client, left, token: token as number, secret, [Symbol.asyncDispose]: dispose };
+}
+
+/** It may wait for as long as it takes, on however busy a host. */
+async function startSession(agent: AgentProcess, owner: string) {
+  const client = await connectRpc(agent.dirs.socket);
+  const who = { protocol: 1, client: "test", owner, session: "process", silenceMs: 0 };
+  const { session } = await client.request<Hello>("hello", who);
+  return { client, session };
+}
+
+interface Hello {
+  session: { id: string; secret: string };
 }
 
 interface Holding extends AsyncDisposable {
