@@ -91,7 +91,7 @@ async function untilAwaited(client: RpcClient, name: string, pid: number): Promi
     const { locks } = await client.request<Status>("status", { name });
     const holder = locks[0]?.holders[0];
     return holder?.state === "ending" && holder.awaiting?.some((each) => each.pid === pid);
-  }, { what: `an end that waits for ${pid}` });
+  }, { what: `an end that waits for ${pid}`, deadlineMs: LONG_MS });
 }
 
 interface Status {

@@ -35,8 +35,9 @@ for (const [what, attack] of ATTACKS) {
       reason: "lock-file-replaced",
       detail: `lock file ${path} was removed or replaced`,
     });
-    await until(() => !isAlive(holderPid as number), { what: "the end of the holder" });
-    await using next = await agent.client("b");
+    const what = "the end of the holder";
+    await until(() => !isAlive(holderPid as number), { what, deadlineMs: LONG_MS });
+    await using next = (await startSession(agent, "b")).client;
     const granted = await next.request("claim", { name: "deploy", waitMs: 30_000 });
     assert.ok(granted.token as number > (token as number));
   });
