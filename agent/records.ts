@@ -128,9 +128,15 @@ export class Records {
     return this.#runtimeDir;
   }
 
-  /** Removes what writers that died in between have left. */
+  /**
+   * Removes what writers that died in between have left, and a folder in the place of a record: nobody
+   * but us can have made one here, and no record could be written.
+   */
   sweep(): void {
     for (const file of this.#list()) {
+      if (file.endsWith(".json") && isFolder(join(this.#folder, file))) {
+        rmSync(join(this.#folder, file), { recursive: true, force: true });
+      }
       const writer = /\.json\.(\d+)\.new$/.exec(file)?.[1];
       if (writer === undefined || readStat(Number(writer)) !== undefined) continue;
       rmSync(join(this.#folder, file), { force: true });
@@ -167,7 +173,7 @@ export class Records {
     try {
       this.#writeDraft(draft, text);
       crashPoint("record.drafted");
-      replaceFile(draft, path);
+      renameSync(draft, path);
     } catch (error) {
       // A full filesystem leaves a part of it, and nobody would remove that while this process lives.
       removeDraft(draft);
@@ -230,20 +236,8 @@ export function partsOfRecord({ grants, parked }: OwnershipRecord): GrantRecord[
   return parked === undefined ? grants : [parked.grant];
 }
 
-function replaceFile(draft: string, path: string): void {
-  try {
-    renameSync(draft, path);
-  } catch (error) {
-    if (!removeFolder(path)) throw error;
-    renameSync(draft, path);
-  }
-}
-
-/** A folder in the place of a record is nobody else's: nobody else can make one here. */
-function removeFolder(path: string): boolean {
-  if (lstatSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) return false;
-  rmSync(path, { recursive: true, force: true });
-  return true;
+function isFolder(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 }
 
 function removeDraft(path: string): void {
@@ -260,7 +254,7 @@ function removeRecord(path: string): void {
     unlinkSync(path);
     crashPoint("record.removed");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT" && !removeFolder(path)) throw error;
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
   }
 }
 
