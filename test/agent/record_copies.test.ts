@@ -29,6 +29,9 @@ import { lockPath } from "../support/shell_lock.ts";
 // The clients of these tests are one process: a clean-up would take all its children for leftovers.
 const MINE = { onEnd: "leave" };
 
+/** Against hanging, in milliseconds: a loaded machine may take so long for what takes a moment. */
+const STALL_MS = 90_000;
+
 /** A user that has no part in any of this. */
 const NOBODY = 65_534;
 
@@ -105,8 +108,11 @@ test("records that are missing, damaged or forged change nothing for the next ag
     assert.equal(mortal.hasLeftover, false, "no lock is free before its leftovers end");
     await outcome.holder.end();
     return true;
-  }, { what: "the end of the dead session's lock" });
-  await until(() => !existsSync(recordOf(dirs, "dead")), { what: "the end of its record" });
+  }, { what: "the end of the dead session's lock", deadlineMs: STALL_MS });
+  await until(() => !existsSync(recordOf(dirs, "dead")), {
+    what: "the end of its record",
+    deadlineMs: STALL_MS,
+  });
   const agent = { pid: second.pid, startTime: readStat(second.pid)?.startTicks };
   const now = locks.map(({ name }) => readOwnership(dirs, name));
   assert.deepEqual(now, records.map((record) => ({ ...record, agent })));
@@ -144,7 +150,7 @@ test("where a holder's copy is damaged the file counts, and with both nothing is
   await using next = await second.client("b");
   await assert.rejects(next.request("claim", { name: "both" }), /foreign holder/);
   // What is damaged is mended.
-  await until(() => readCopy(copy).length > 0, { what: "another copy" });
+  await until(() => readCopy(copy).length > 0, { what: "another copy", deadlineMs: STALL_MS });
 });
 
 test("nobody else can say whose a lock is", { skip: requires("root", "python3") }, async () => {
