@@ -7,9 +7,9 @@
 import { performance } from "node:perf_hooks";
 import { crashPoint } from "./crash_points.ts";
 import type { ExitWatch } from "./exit_watch.ts";
-import type { Leftover } from "./leftovers.ts";
+import type { Leftover, OnStarted } from "./leftovers.ts";
 import { isAlive, type ProcessId, readStat } from "./proc.ts";
-import { sendSignals } from "./signals.ts";
+import { sendSignals, sendSignalsBy } from "./signals.ts";
 
 /** What becomes of a session's leftover processes. */
 export type EndPolicy = "kill" | "drain" | "leave";
@@ -44,6 +44,12 @@ export interface LeavingClient extends ProcessId {
   isShared(): boolean;
 }
 
+/**
+ * Searches in a row that find what the one before did not, the first of all among them: from then on
+ * it makes processes faster than searches end them.
+ */
+const FRESH_SEARCHES = 3;
+
 /** How a session's processes are cleared away. */
 export interface CleanUpOptions {
   /** The root, if it is ended too; else it is taken to be gone. */
@@ -58,6 +64,8 @@ export interface CleanUpOptions {
   graceMs: number;
   /** Finds them. Two calls in a row, the second after the answer to the first, are two looks. */
   find: () => Promise<Leftover[]>;
+  /** Tells of those that are started within the next milliseconds, each at once. */
+  follow: (onStarted: OnStarted) => Promise<void>;
   /** Tells when they end. */
   exits: ExitWatch;
   /** Called when what is waited for has changed. */
@@ -80,6 +88,7 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
   const { client } = options;
   let hasLeft = client === undefined;
   const left = client?.left.then(() => void (hasLeft = true));
+  let fresh = 0;
   for (let empty = 0; empty < EMPTY_SEARCHES;) {
     const root = options.root === undefined ? [] : livingProcess(options.root, false);
     for (const process of root) endProcess(process, isOver(startedAt), warned);
@@ -90,14 +99,17 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
     const staying = client === undefined || hasLeft ? [] : livingProcess(client, client.isShared());
     const leftovers = [...root, ...staying, ...found];
     options.onAwaiting(leftovers);
+    forgetOthers(warned, leftovers);
     empty = leftovers.length === 0 ? empty + 1 : 0;
     if (options.policy() === "kill") {
-      killingSince ??= performance.now();
-      const ended = found.filter(({ isShared }) => !isShared);
-      for (const leftover of ended) endProcess(leftover, isOver(killingSince), warned);
+      const since = killingSince ??= performance.now();
+      const end = (leftover: Leftover, pidfd?: number) =>
+        !leftover.isShared && endProcess(leftover, isOver(since), warned, pidfd);
+      fresh = found.map((leftover) => end(leftover)).includes(true) ? fresh + 1 : 0;
+      if (fresh >= FRESH_SEARCHES) await options.follow(end);
       // To be told comes first; TERM and KILL are for who does not hear.
       const leavingMs = Math.max(options.graceMs, MIN_LEAVING_MS);
-      const stayedMs = performance.now() - killingSince;
+      const stayedMs = performance.now() - since;
       for (const process of staying.filter(({ isShared }) => !isShared)) {
         if (stayedMs >= leavingMs) endProcess(process, stayedMs >= 2 * leavingMs, warned);
       }
@@ -118,10 +130,35 @@ function livingProcess({ pid, startTime }: ProcessId, isShared: boolean): Leftov
   return [{ pid, startTime, comm: stat.comm, state: stat.state, isShared }];
 }
 
-/** TERM once, with CONT so that a stopped process hears it; KILL at every search after the grace. */
-function endProcess(leftover: Leftover, isOverdue: boolean, warned: Set<string>): void {
-  const key = `${leftover.pid}/${leftover.startTime}`;
-  if (isOverdue) sendSignals(leftover, ["SIGKILL"]);
-  else if (!warned.has(key)) sendSignals(leftover, ["SIGTERM", "SIGCONT"]);
-  warned.add(key);
+/** Where processes are started over and over, those that are gone would only fill the memory. */
+function forgetOthers(keys: Set<string>, processes: ProcessId[]): void {
+  const kept = new Set(processes.map(keyOf));
+  for (const key of keys) {
+    if (!kept.has(key)) keys.delete(key);
+  }
+}
+
+function keyOf({ pid, startTime }: ProcessId): string {
+  return `${pid}/${startTime}`;
+}
+
+/**
+ * TERM once, with CONT so that a stopped process hears it; KILL at every search after the grace.
+ *
+ * @param pidfd Stands for the process, where the caller has one.
+ * @returns Whether it is the first time.
+ */
+function endProcess(
+  leftover: Leftover,
+  isOverdue: boolean,
+  warned: Set<string>,
+  pidfd?: number,
+): boolean {
+  const send = (signals: NodeJS.Signals[]) =>
+    pidfd === undefined ? sendSignals(leftover, signals) : sendSignalsBy(pidfd, signals);
+  const isFresh = !warned.has(keyOf(leftover));
+  warned.add(keyOf(leftover));
+  if (isOverdue) send(["SIGKILL"]);
+  else if (isFresh) send(["SIGTERM", "SIGCONT"]);
+  return isFresh;
 }

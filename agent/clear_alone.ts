@@ -36,6 +36,7 @@ export async function clearAlone(
     ...options,
     policy: () => options.policy,
     find: () => search.find(options.marks),
+    follow: (onStarted) => search.follow(options.marks, onStarted),
     exits: new ExitWatch(LEFTOVER_LOOK_MS, NO_BUDGET),
     onAwaiting: () => {/* nobody asks */},
   });

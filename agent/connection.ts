@@ -41,11 +41,11 @@ import type { Leftover } from "./leftovers.ts";
 import { isReadable } from "./libc.ts";
 import type { Peer } from "./peer.ts";
 import { selectProcesses } from "./process_selection.ts";
-import { readBootId, readPidNamespace } from "./proc.ts";
+import { isAlive, readBootId, readPidNamespace } from "./proc.ts";
 import { hashOf, type Outlet, Session, type SessionParts } from "./session.ts";
 import type { Rights } from "./rights.ts";
 import { findRoot } from "./session_root.ts";
-import { sendSignals } from "./signals.ts";
+import { sendSignals, sendSignalsBy } from "./signals.ts";
 import { userName } from "./users.ts";
 import { fitLock, MAX_LOCKS_A_PAGE, pageOf } from "./status_page.ts";
 
@@ -296,7 +296,9 @@ export class Connection implements Outlet {
 
   async #processes(params: Record<string, unknown>): Promise<{ processes: ProcessFacts[] }> {
     const session = this.#sessionFor("list processes");
-    const found = await this.#findProcesses(session, readSelection("list processes", params));
+    const selection = readSelection("list processes", params);
+    const all = await this.#whileLooking(() => this.#findProcesses(session));
+    const found = selectProcesses(all, selection);
     return {
       processes: found.slice(0, MAX_PROCESSES_SHOWN).map(({ pid, comm, state }) => ({
         pid,
@@ -307,24 +309,38 @@ export class Connection implements Outlet {
   }
 
   /** To some processes of the session, or to all of them: never to any other. */
-  async #signal(params: Record<string, unknown>): Promise<{ signalled: number[] }> {
+  #signal(params: Record<string, unknown>): Promise<{ signalled: number[] }> {
     const session = this.#sessionFor("signal processes");
     const { signal, selection } = readSignal(params);
-    const found = await this.#findProcesses(session, selection);
-    const targets = found.filter((process) => process.pid !== this.#peer.pid);
-    const signalled = targets.filter((process) => sendSignals(process, [signal]) === "sent");
-    return { signalled: signalled.map((process) => process.pid) };
+    return this.#whileLooking(async () => {
+      const all = await this.#findProcesses(session);
+      const targets = selectProcesses(all, selection).filter(({ pid }) => pid !== this.#peer.pid);
+      const sent = targets.filter((process) => sendSignals(process, [signal]) === "sent");
+      const signalled = sent.map(({ pid }) => pid);
+      const isLate = all.some((process) => !sent.includes(process) && !isAlive(process));
+      // What ended before it could be signalled may have started another: KILL is for that as well.
+      if (isLate && signal === "SIGKILL") {
+        signalled.push(...await this.#killNew(session, selection));
+      }
+      return { signalled };
+    });
   }
 
-  async #findProcesses(session: Session, selection: ProcessSelection): Promise<Leftover[]> {
-    this.#countLook();
-    try {
-      session.identify({ isAsked: true });
-      const found = await session.findProcesses();
-      return selectProcesses(found.filter(({ isUnknown }) => isUnknown !== true), selection);
-    } finally {
-      this.#openLooks--;
-    }
+  /** Ends what the session starts within the next milliseconds. */
+  async #killNew(session: Session, selection: ProcessSelection): Promise<number[]> {
+    const killed: number[] = [];
+    await session.followProcesses(({ pid }, pidfd, line) => {
+      const isMeant = selectProcesses(line, selection).some((process) => process.pid === pid);
+      if (!isMeant || pid === this.#peer.pid) return;
+      if (sendSignalsBy(pidfd, ["SIGKILL"]) === "sent") killed.push(pid);
+    });
+    return killed;
+  }
+
+  async #findProcesses(session: Session): Promise<Leftover[]> {
+    session.identify({ isAsked: true });
+    const found = await session.findProcesses();
+    return found.filter(({ isUnknown }) => isUnknown !== true);
   }
 
   async #break(params: Record<string, unknown>): Promise<{ broken: string[] }> {
@@ -371,12 +387,13 @@ export class Connection implements Outlet {
   }
 
   #look({ name, after }: StatusParams): Promise<StatusResult> {
-    this.#countLook();
-    return this.#lookAt(name, after);
+    return this.#whileLooking(async () =>
+      pageOf(await this.#parts.status({ name, after, limit: MAX_LOCKS_A_PAGE }), after)
+    );
   }
 
   /** @throws {WireError} `limit`: too many looks of this session are under way. */
-  #countLook(): void {
+  #whileLooking<T>(look: () => Promise<T>): Promise<T> {
     if (this.#openLooks >= MAX_OPEN_LOOKS) {
       throw new WireError(
         "limit",
@@ -385,14 +402,7 @@ export class Connection implements Outlet {
       );
     }
     this.#openLooks++;
-  }
-
-  async #lookAt(name: string | undefined, after: string | undefined): Promise<StatusResult> {
-    try {
-      return pageOf(await this.#parts.status({ name, after, limit: MAX_LOCKS_A_PAGE }), after);
-    } finally {
-      this.#openLooks--;
-    }
+    return look().finally(() => this.#openLooks--);
   }
 
   #respondLater({ id }: Request, answer: Promise<unknown>): void {

@@ -8,6 +8,7 @@
  */
 
 import process from "node:process";
+import { NewProcesses } from "./new_processes.ts";
 import { NextRun } from "./next_run.ts";
 import { isDead, type ProcessId, type ProcessStat } from "./proc.ts";
 import { ProcessScan, readAuditSession, readScope, SESSION_VARIABLE } from "./process_scan.ts";
@@ -46,6 +47,15 @@ export interface Leftover extends ProcessId {
   /** Whose it is does not show yet; it is shared as well. */
   isUnknown?: true;
 }
+
+/**
+ * Hears of a process that a session has just started.
+ *
+ * @param leftover The process.
+ * @param pidfd Stands for it; closed after the call.
+ * @param line The process and those above it that are the session's.
+ */
+export type OnStarted = (leftover: Leftover, pidfd: number, line: Leftover[]) => void;
 
 /** Another local session, as the search for one session's processes needs it. */
 export interface OtherSession {
@@ -86,11 +96,14 @@ export function readMarks(
  */
 export class LeftoverSearch {
   readonly #scans: NextRun<{ scan: ProcessScan; spared: ReadonlySet<number> }>;
+  readonly #sparedPids: () => ReadonlySet<number>;
+  readonly #started = new NewProcesses();
 
   /**
    * @param sparedPids The pids of all holders: they belong to no session.
    */
   constructor(sparedPids: () => ReadonlySet<number>) {
+    this.#sparedPids = sparedPids;
     this.#scans = new NextRun(async () => {
       const scan = await ProcessScan.read(sparedPids());
       // A holder that was started while the scan went on was read like any other process.
@@ -109,27 +122,56 @@ export class LeftoverSearch {
     others: () => Iterable<OtherSession> = () => [],
   ): Promise<Leftover[]> {
     const { scan, spared } = await this.#scans.ask();
-    // Under another session's sshd, or sshd itself: never ours, whatever its environment says.
-    const marked = findMarked(scan, marks).filter((stat) => !scan.isBelowSessionSshd(stat));
-    const own = new Set(marked);
-    const below = scan.descendantsOf(marks.root).filter((stat) => !own.has(stat));
-    const { theirs, isShared } = below.length === 0
-      ? NOBODY
-      : whatOthersHave(scan, marks, others());
-    const found = [
-      ...[...own].map((stat) => ({ stat, isShared: false })),
-      ...below.filter((stat) => !theirs.has(stat)).map((stat) => ({ stat, isShared })),
-      ...findUnknown(scan, marks).filter((stat) => !own.has(stat)).map((stat) => ({
-        ...{ stat, isShared: true, isUnknown: true as const },
-      })),
-    ].filter(({ stat }) =>
-      !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid
-    );
-    return found.filter(({ stat }) => !spared.has(stat.pid)).map(({ stat, ...whose }) => {
-      const { pid, startTime, comm, state } = stat;
-      return { pid, startTime, comm: comm.replace(CONTROL, "?"), state, ...whose };
+    return findIn(scan, marks, others).filter(({ pid }) => !spared.has(pid));
+  }
+
+  /**
+   * Tells of each process that the session starts within the next milliseconds, at once: when a search
+   * of all is over, it may be gone.
+   *
+   * @param marks What the session's processes are known by.
+   * @param onStarted Called for each, once or more.
+   * @param others The other local sessions, for one of kind `process`.
+   */
+  async follow(
+    marks: SessionMarks,
+    onStarted: OnStarted,
+    others: () => Iterable<OtherSession> = () => [],
+  ): Promise<void> {
+    await this.#started.follow((line, pid, pidfd) => {
+      const found = findIn(line, marks, others);
+      const leftover = found.find((leftover) => leftover.pid === pid);
+      if (leftover === undefined) return "another's";
+      if (leftover.isUnknown) return "unknown";
+      if (this.#sparedPids().has(pid)) return "another's";
+      onStarted(leftover, pidfd, found);
+      return "own";
     });
   }
+}
+
+/** The processes of a session in a scan; holders may be among them. */
+function findIn(
+  scan: ProcessScan,
+  marks: SessionMarks,
+  others: () => Iterable<OtherSession>,
+): Leftover[] {
+  // Under another session's sshd, or sshd itself: never ours, whatever its environment says.
+  const marked = findMarked(scan, marks).filter((stat) => !scan.isBelowSessionSshd(stat));
+  const own = new Set(marked);
+  const below = scan.descendantsOf(marks.root).filter((stat) => !own.has(stat));
+  const { theirs, isShared } = below.length === 0 ? NOBODY : whatOthersHave(scan, marks, others());
+  const found = [
+    ...[...own].map((stat) => ({ stat, isShared: false })),
+    ...below.filter((stat) => !theirs.has(stat)).map((stat) => ({ stat, isShared })),
+    ...findUnknown(scan, marks).filter((stat) => !own.has(stat)).map((stat) => ({
+      ...{ stat, isShared: true, isUnknown: true as const },
+    })),
+  ].filter(({ stat }) => !isDead(stat) && stat.pid !== marks.root.pid && stat.pid !== process.pid);
+  return found.map(({ stat, ...whose }) => {
+    const { pid, startTime, comm, state } = stat;
+    return { pid, startTime, comm: comm.replace(CONTROL, "?"), state, ...whose };
+  });
 }
 
 /** What other local sessions have among the descendants of a session's root. */

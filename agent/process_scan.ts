@@ -45,6 +45,9 @@ const MAX_BEHIND = 10_000;
 /** How often a process is read anew whose environment is not there yet: that takes some 0.1 ms. */
 const MAX_READS = 20;
 
+/** How often a process and those above it are read anew because one of them has ended meanwhile. */
+const MAX_LINES = 5;
+
 /** Parent of all threads of the kernel: they belong to no session, and there are hundreds. */
 const KTHREADD_PID = 2;
 
@@ -66,7 +69,8 @@ export const CONNECTION_VARIABLE = "SSH_CONNECTION";
 export const SESSION_VARIABLE = "SSHLOCK_SESSION";
 
 /** A process with all that it may be known by. */
-interface Seen {
+export interface Seen {
+  /** The process. */
   readonly stat: ProcessStat;
   /** Keys of {@linkcode keyOf}. */
   readonly marks: string[];
@@ -153,6 +157,31 @@ export class ProcessScan {
       upTo = last;
     }
     return new ProcessScan(seen);
+  }
+
+  /**
+   * One process with all that are above it, as they are now: what belongs to a session shows of it as
+   * in a look at all.
+   *
+   * @param pid The process; no thread's id.
+   * @param above Those above others that were read a moment ago; those above this one are added.
+   * @returns `undefined` when it has ended, or is not ours to see.
+   */
+  static readLine(pid: number, above: Map<number, Seen> = new Map()): ProcessScan | undefined {
+    for (let tries = 0; tries < MAX_LINES; tries++) {
+      const line = new Map<number, Seen>();
+      let process: ReturnType<typeof see> = "hidden";
+      // A tree that changes while it is read could show a circle.
+      for (let next = pid; next > 0 && !line.has(next); next = process.stat.parentPid) {
+        process = next === pid ? see(pid) : seeAbove(next, above);
+        if (typeof process !== "object") break;
+        line.set(next, process);
+      }
+      if (!line.has(pid)) return undefined;
+      // Whoever had a parent that is gone has another one by now.
+      if (process !== "gone") return new ProcessScan([...line.values()]);
+    }
+    return undefined;
   }
 
   /**
@@ -286,6 +315,15 @@ function see(pid: number): Seen | "gone" | "hidden" {
   if (isForked && uid !== undefined) marks.push(keyOf("forked", uid));
   if (isStarting && uid !== undefined) marks.push(keyOf("starting", uid));
   return { stat, marks: [...new Set(marks)] };
+}
+
+/** As {@linkcode see}, with what it is known by from before where it has been seen already. */
+function seeAbove(pid: number, known: Map<number, Seen>): ReturnType<typeof see> {
+  const [before, stat] = [known.get(pid), readStat(pid)];
+  if (before !== undefined && before.stat.startTime === stat?.startTime) return { ...before, stat };
+  const process = see(pid);
+  if (typeof process === "object") known.set(pid, process);
+  return process;
 }
 
 /** `isStarting`: it is becoming another program, and what environment it has does not show. */

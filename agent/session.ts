@@ -22,6 +22,7 @@ import type { LastLosses } from "./last_losses.ts";
 import {
   type Leftover,
   type LeftoverSearch,
+  type OnStarted,
   type OtherSession,
   SESSION_VARIABLE,
   type SessionMarks,
@@ -208,8 +209,16 @@ export class Session implements Claimant, Listened {
 
   /** Its processes: from a look that begins after the call. */
   findProcesses(): Promise<Leftover[]> {
-    const others = () => this.kind === "process" ? this.#otherLocalSessions() : [];
-    return this.#parts.search.find(this.#marks, others);
+    return this.#parts.search.find(this.#marks, () => this.#otherLocalSessions());
+  }
+
+  /**
+   * Tells of its processes as they are started, for some milliseconds.
+   *
+   * @param onStarted Called for each, once or more.
+   */
+  followProcesses(onStarted: OnStarted): Promise<void> {
+    return this.#parts.search.follow(this.#marks, onStarted, () => this.#otherLocalSessions());
   }
 
   /**
@@ -217,6 +226,7 @@ export class Session implements Claimant, Listened {
    * others wait for that, so none of them waits in vain.
    */
   *#otherLocalSessions(): Iterable<OtherSession> {
+    if (this.kind !== "process") return;
     for (const other of this.#parts.active) {
       if (other === this || other.kind !== "process") continue;
       const hasLock = this.#parts.table.grantsOf(other).length > 0;
@@ -478,6 +488,7 @@ export class Session implements Claimant, Listened {
       graceMs,
       policy: () => "drain",
       find: () => Promise.resolve([]),
+      follow: () => Promise.resolve(),
     });
   }
 
@@ -491,6 +502,7 @@ export class Session implements Claimant, Listened {
       ...{ graceMs, client },
       policy: () => this.#isBroken ? "kill" : policy,
       find: () => this.findProcesses(),
+      follow: (onStarted) => this.followProcesses(onStarted),
     });
   }
 

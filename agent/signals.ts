@@ -24,11 +24,23 @@ export function sendSignals(target: ProcessId, signals: NodeJS.Signals[]): Signa
   if (pidfd === undefined) return "gone";
   try {
     if (readStat(target.pid)?.startTime !== target.startTime) return "gone";
+    return sendSignalsBy(pidfd, signals);
+  } finally {
+    closeDescriptor(pidfd);
+  }
+}
+
+/**
+ * Sends signals, in order, to the process that a pidfd stands for.
+ *
+ * @param pidfd The pidfd.
+ * @param signals Names, such as `SIGTERM`.
+ */
+export function sendSignalsBy(pidfd: number, signals: NodeJS.Signals[]): SignalOutcome {
+  try {
     const sent = signals.every((signal) => signalPidfd(pidfd, constants.signals[signal]));
     return sent ? "sent" : "gone";
   } catch {
     return "denied";
-  } finally {
-    closeDescriptor(pidfd);
   }
 }

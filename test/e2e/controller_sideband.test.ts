@@ -1,10 +1,15 @@
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import test, { after, before } from "node:test";
 
 import { whyNoAgent } from "../support/agent_process.ts";
 import { until } from "../support/events.ts";
 import { whyNoSshd } from "../support/private_sshd.ts";
 import { isAlive, readStat, signalPid } from "../support/processes.ts";
+import { requires } from "../support/requires.ts";
+import { makeTempDir } from "../support/temp_dir.ts";
 import { type Host, startHost } from "./controller_host.ts";
 
 const skip = whyNoSshd() ?? whyNoAgent();
@@ -56,4 +61,18 @@ test("leftovers of a session that is killed are drained under onEnd", { skip }, 
   }, { what: "a refusal that names the process" });
   signalPid(work, "SIGKILL");
   await using _lock = await next.claim("drained", { waitMs: 10_000 });
+});
+
+test("a command that is a chain of processes, each gone in a moment, is ended at its timeout", {
+  skip: skip ?? requires("perl", "flock"),
+}, async () => {
+  await using dir = await makeTempDir("chain");
+  const file = join(dir.path, "chain");
+  await writeFile(file, "");
+  await using session = await host.connect();
+  await using _lock = await session.claim("chain");
+  const words = ["perl", resolve("test/fixtures/chain.pl"), file, "1", "setsid", "deaf"];
+  const limits = { timeoutMs: 500, killAfterMs: 100 };
+  await assert.rejects(session.exec(words.join(" "), limits), { name: "CommandTimeoutError" });
+  assert.equal(spawnSync("flock", ["-xn", file, "true"]).status, 0);
 });

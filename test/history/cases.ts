@@ -228,8 +228,8 @@ export const bugs: BrokenCase[] = [
     patches: [
       patch(
         cleanUp,
-        'if (isOverdue) sendSignals(leftover, ["SIGKILL"]);',
-        "if (isOverdue) return;",
+        'if (isOverdue) send(["SIGKILL"]);',
+        "if (isOverdue) return isFresh;",
       ),
     ],
     crowd: runs,
