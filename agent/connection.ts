@@ -370,7 +370,13 @@ export class Connection implements Outlet {
 
   #watch(params: Record<string, unknown>): Promise<StatusResult> {
     const { name, after } = readStatus("watch", params);
-    this.#countLook();
+    return this.#whileLooking(async () => {
+      await this.#startWatching(name).ready;
+      return await this.#page(name, after);
+    });
+  }
+
+  #startWatching(name: string | undefined): { ready: Promise<void> } {
     this.#stopWatching?.();
     const tell = (change: ChangeParams) => {
       if (name !== undefined && change.lock.name !== name) return;
@@ -383,13 +389,15 @@ export class Connection implements Outlet {
       stop();
       foreign.stop();
     };
-    return foreign.ready.then(() => this.#lookAt(name, after));
+    return foreign;
   }
 
   #look({ name, after }: StatusParams): Promise<StatusResult> {
-    return this.#whileLooking(async () =>
-      pageOf(await this.#parts.status({ name, after, limit: MAX_LOCKS_A_PAGE }), after)
-    );
+    return this.#whileLooking(() => this.#page(name, after));
+  }
+
+  async #page(name: string | undefined, after: string | undefined): Promise<StatusResult> {
+    return pageOf(await this.#parts.status({ name, after, limit: MAX_LOCKS_A_PAGE }), after);
   }
 
   /** @throws {WireError} `limit`: too many looks of this session are under way. */

@@ -3,8 +3,8 @@
  * open as its standard input and never touches.
  *
  * So the kernel keeps it for as long as the holder lives, whatever becomes of the agent and of the
- * files in the runtime folder. Two slots take turns: an end of the writer in the middle of a write
- * leaves the other slot as it was, and what is torn is known by its checksum.
+ * files in the runtime folder. Two sides take turns: an end of the writer in the middle of a write
+ * leaves the other side as it was, and what is torn is known by its checksum.
  *
  * @module
  */
@@ -31,11 +31,14 @@ const NAME = "sshlock-record";
 /** How the kernel shows such a file. @see memfd_create(2) */
 const TARGET = `/memfd:${NAME} (deleted)`;
 
-/** Where the second slot begins, in bytes. The file has holes: only what is written takes memory. */
-const SLOT_BYTES = 1024 ** 3;
+/**
+ * What nearly every record fits, in bytes: each side has a slot of this length, and both are in one page
+ * of memory.
+ */
+const SMALL_BYTES = 2048;
 
-/** What is read of a slot at first, in bytes: nearly every record is shorter. */
-const FIRST_READ_BYTES = 4096;
+/** Where the sides' slots for longer ones begin. The file has holes: only what is written takes memory. */
+const LARGE_OFFSET = 1024 ** 3;
 
 /** The first line of a slot: a number that rises with each write, then length and SHA-256 of the rest. */
 const HEADER = new RegExp(`^${NAME} (\\d{1,15}) (\\d{1,9}) ([0-9a-f]{64})\\n`);
@@ -123,8 +126,9 @@ export class RecordCopy {
     const sequence = this.#sequence + 1;
     const header = Buffer.from(`${NAME} ${sequence} ${bytes.length} ${checksum}\n`);
     const slot = Buffer.concat([header, bytes]);
-    if (this.#fd >= 0) writeAt(this.#fd, slot, offsetOf(sequence));
-    else if (!this.#writeThrough(pid, slot, offsetOf(sequence))) return;
+    const offset = offsetFor(sequence, slot.length);
+    if (this.#fd >= 0) writeAt(this.#fd, slot, offset);
+    else if (!this.#writeThrough(pid, slot, offset)) return;
     this.#sequence = sequence;
     this.#checksum = checksum;
     this.letGo();
@@ -166,20 +170,21 @@ function open(pid: number, access: number): number {
   );
 }
 
-function offsetOf(sequence: number): number {
-  return sequence % 2 === 1 ? 0 : SLOT_BYTES;
+/** Never in the slots of the side that was written last. */
+function offsetFor(sequence: number, length: number): number {
+  const side = (sequence + 1) % 2;
+  return length <= SMALL_BYTES ? side * SMALL_BYTES : (1 + side) * LARGE_OFFSET;
 }
 
 function readLast(fd: number, size: number): Slot | undefined {
-  const first = readSlot(fd, 0);
-  const second = size > SLOT_BYTES ? readSlot(fd, SLOT_BYTES) : undefined;
-  if (first === undefined || second === undefined) return first ?? second;
-  return first.sequence > second.sequence ? first : second;
+  return [0, SMALL_BYTES, LARGE_OFFSET, 2 * LARGE_OFFSET].filter((offset) => offset < size)
+    .flatMap((offset) => readSlot(fd, offset) ?? [])
+    .sort((a, b) => b.sequence - a.sequence)[0];
 }
 
 /** @returns `undefined` where nothing was written, or not all of it. */
 function readSlot(fd: number, offset: number): Slot | undefined {
-  const start = readBytes(fd, offset, FIRST_READ_BYTES);
+  const start = readBytes(fd, offset, SMALL_BYTES);
   const [header, sequence, length, checksum] = HEADER.exec(start.toString("latin1")) ?? [];
   if (header === undefined) return undefined;
   const end = header.length + Number(length);
@@ -188,7 +193,7 @@ function readSlot(fd: number, offset: number): Slot | undefined {
     : readBytes(fd, offset + start.length, end - start.length);
   const bytes = Buffer.concat([start, rest]).subarray(header.length, end);
   if (bytes.length !== Number(length) || checksumOf(bytes) !== checksum) return undefined;
-  return { sequence: Number(sequence), checksum, text: bytes.toString() };
+  return { sequence: Number(sequence), checksum: checksum!, text: bytes.toString() };
 }
 
 function readBytes(fd: number, offset: number, length: number): Buffer {

@@ -249,7 +249,7 @@ function copyOf({ holderPid }: Pick<Lock, "holderPid">): string {
 function readCopy(lock: Pick<Lock, "holderPid">): string[] {
   const fd = openSync(copyOf(lock), "r");
   try {
-    return [0, 1024 ** 3].flatMap((offset) => {
+    return [0, 2048].flatMap((offset) => {
       const bytes = Buffer.alloc(65_536);
       const text = bytes.toString("utf8", 0, readSync(fd, bytes, 0, bytes.length, offset));
       const body = /^sshlock-record \d+ (\d+) [0-9a-f]{64}\n(.*)/s.exec(text);
