@@ -9,7 +9,13 @@ import { connect, type Socket } from "node:net";
 import { encodeMessage, MessageDecoder } from "../protocol/framing.ts";
 import { WireError } from "../protocol/wire_error.ts";
 
-/** Tries while the agent's backlog is full; each waits a little longer. */
+/**
+ * What says that an agent is there: its backlog is full (EAGAIN), or it has refused the connection
+ * before this side knew that it had one.
+ */
+const THERE: readonly unknown[] = ["EAGAIN", "ECONNRESET", "EPIPE"];
+
+/** Tries in such a case; each waits a little longer. */
 const MAX_BUSY_TRIES = 20;
 
 /** How a connection to an agent came out. */
@@ -121,9 +127,8 @@ async function dial(path: string): Promise<Socket> {
     try {
       return await dialOnce(path);
     } catch (error) {
-      // A full backlog shows as EAGAIN on a unix socket: the agent is there, and busy.
-      const isBusy = (error as NodeJS.ErrnoException).code === "EAGAIN";
-      if (!isBusy || tries === MAX_BUSY_TRIES) throw error;
+      const { code } = error as NodeJS.ErrnoException;
+      if (!THERE.includes(code) || tries === MAX_BUSY_TRIES) throw error;
       await new Promise((resolve) => setTimeout(resolve, tries * 5));
     }
   }
