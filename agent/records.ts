@@ -250,12 +250,11 @@ function removeDraft(path: string): void {
 }
 
 function removeRecord(path: string): void {
-  try {
-    unlinkSync(path);
-    crashPoint("record.removed");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-  }
+  const found = lstatSync(path, { throwIfNoEntry: false });
+  // Deno's unlink(2) removes empty folders too, and one that is in the way is no record.
+  if (found === undefined || found.isDirectory()) return;
+  rmSync(path, { force: true });
+  crashPoint("record.removed");
 }
 
 function isLockRecord(value: unknown): value is LockRecord {

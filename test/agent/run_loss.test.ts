@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { rmSync, unlinkSync, writeFileSync } from "node:fs";
+import { rmSync, truncateSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { commandLine, runCommand, startCommand } from "../support/agent_command.ts";
@@ -106,6 +106,8 @@ test("run loses its lock when the next agent knows nothing of it", async () => {
   await run.out.waitFor((line) => line === "up");
   await first.kill();
   rmSync(`${made.dirs.runtimeDir}/locks`, { recursive: true });
+  // Its holder keeps a copy of the record as its standard input.
+  for (const pid of processesWithLockIn(made.dirs.lockDir)) truncateSync(`/proc/${pid}/fd/0`);
   await using _second = await startAgent({ dirs: made.dirs });
   const { code, stderr } = await run.end;
   assert.equal(code, 93);
