@@ -40,9 +40,10 @@ export async function checkTheEnd(options: EndCheckOptions): Promise<string[]> {
   for (const [what, look] of checks) {
     let seen: unknown[] = [];
     await until(async () => (seen = await look()).length === 0, { deadlineMs, what })
-      .catch((error) => {
+      .catch(async (error) => {
         if (!(error instanceof WaitTimeoutError)) throw error;
         found.push(`${what} ${deadlineMs} ms after the end of all: ${describe(seen)}`);
+        if (look === actorsLeft) found.push(...await trace(host, seen as number[]));
       });
     if (stopsAtFirst && found.length > 0) return found;
   }
@@ -60,6 +61,23 @@ function describe(seen: unknown[]): string {
     const pid = typeof each === "number" ? each : (each as { pid?: number }).pid;
     return pid === undefined ? JSON.stringify(each) : `${pid} ${readArgv(pid).join(" ")}`;
   }).join("; ");
+}
+
+/** Most lines of the agent's log that are told of one session. */
+const MAX_TRACED = 30;
+
+/** What the agent has now, and what it has said of the sessions that leftovers are of: one may only be late. */
+async function trace(host: Host, leftovers: number[]): Promise<string[]> {
+  const log = readFileSync(join(host.dir, "agent.log"), "utf8").split("\n");
+  const lines = leftovers.slice(0, 2).flatMap((pid) => {
+    const [, , , client, n] = readArgv(pid);
+    const own = log.filter((line) => line.includes(`"${client}#${n}"`));
+    const ids = new Set(own.flatMap((line) => /"session":"([^"]+)"/.exec(line)?.[1] ?? []));
+    return [...ids].flatMap((id) =>
+      log.filter((line) => line.includes(`"${id}"`)).slice(-MAX_TRACED)
+    );
+  });
+  return [`the agent shows ${JSON.stringify(await locksShown(host))}`, ...lines];
 }
 
 /** The processes of a program, by a word of their command line. */
