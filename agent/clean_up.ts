@@ -25,6 +25,13 @@ export const LEFTOVER_LOOK_MS = 3;
 const SEARCH_AGAIN_MS = 200;
 
 /**
+ * First pause before another search where nothing was found but what does not show yet whose it is, in
+ * milliseconds: that is becoming another program, and soon shows. Somebody always does so on a busy host.
+ * It doubles each time, for one whose program's disk does not answer.
+ */
+const UNKNOWN_AGAIN_MS = 5;
+
+/**
  * Searches that must find nothing in a row: one alone can miss a process that was forked behind the
  * reader's back by one that then ended.
  */
@@ -89,6 +96,7 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
   let hasLeft = client === undefined;
   const left = client?.left.then(() => void (hasLeft = true));
   let fresh = 0;
+  let unknownMs = UNKNOWN_AGAIN_MS / 2;
   for (let empty = 0; empty < EMPTY_SEARCHES;) {
     const root = options.root === undefined ? [] : livingProcess(options.root, false);
     for (const process of root) endProcess(process, isOver(startedAt), warned);
@@ -115,10 +123,13 @@ export async function clearLeftovers(options: CleanUpOptions): Promise<void> {
       }
     }
     crashPoint("clean-up.signalled");
+    const known = leftovers.filter(({ isUnknown }) => isUnknown !== true);
     const graceLeftMs = (killingSince ?? startedAt) + options.graceMs - performance.now();
+    unknownMs = known.length > 0 ? UNKNOWN_AGAIN_MS / 2 : Math.min(2 * unknownMs, SEARCH_AGAIN_MS);
+    const againMs = known.length > 0 ? SEARCH_AGAIN_MS : unknownMs;
     const gone = options.exits.untilGone(
-      leftovers,
-      graceLeftMs > 0 ? Math.min(SEARCH_AGAIN_MS, graceLeftMs) : SEARCH_AGAIN_MS,
+      known.length > 0 ? known : leftovers,
+      graceLeftMs > 0 ? Math.min(againMs, graceLeftMs) : againMs,
     );
     await (staying.length === 0 ? gone : Promise.race([gone, left]));
   }
