@@ -3,7 +3,12 @@ import { spawn } from "node:child_process";
 import { renameSync, rmSync, truncateSync, unlinkSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { startCommand } from "../support/agent_command.ts";
-import { type AgentProcess, makeAgentDirs, startAgent } from "../support/agent_process.ts";
+import {
+  type AgentProcess,
+  endHolders,
+  makeAgentDirs,
+  startAgent,
+} from "../support/agent_process.ts";
 import { until, within } from "../support/events.ts";
 import { flock } from "../support/flock.ts";
 import { isAlive, signalPid } from "../support/processes.ts";
@@ -49,7 +54,11 @@ test("a lock whose whole folder is removed is lost at the next heartbeat at the 
   await client.request("claim", { name: "deploy" });
   const away = `${agent.dirs.lockDir}.away`;
   renameSync(agent.dirs.lockDir, away);
-  t.after(() => rmSync(away, { recursive: true }));
+  t.after(async () => {
+    // The agent may be ended before the session's end is over.
+    await endHolders(away);
+    rmSync(away, { recursive: true });
+  });
   assert.deepEqual(await client.request("ping"), {});
   assert.equal((await client.notification("lost")).params.reason, "lock-file-replaced");
 });
